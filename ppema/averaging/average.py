@@ -1,0 +1,189 @@
+"""What every average of a model's weights has: register, update, swap, save and load."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from typing import Any, Iterator, Mapping, Optional, Sequence
+
+import paddle
+
+from .decay import ArgumentError
+from .fit import describe_misfit
+from .shadow import BufferPolicy, ShadowDtype, ShadowStore
+
+
+class WeightAverage:
+    """Keep an average of a model's weights beside the model; a subclass says which.
+
+    Parameters that train are averaged, frozen ones copied, and a parameter changes its role
+    when its `stop_gradient` does. Integer and other buffers are taken from the live model.
+    A tensor with several names is averaged once.
+
+    Args:
+        model: a paddle.nn.Layer of any dtype, on any place.
+        update_every: fold the weights in at every so many calls of `update`.
+        buffers: BN statistics are averaged with the weights, or taken from the live model (copy).
+        include: average only the parameters whose names match one of these glob patterns.
+        exclude: take the parameters that match from the live model.
+        shadow_dtype: float32 or float64; a shadow is never narrower than its weight.
+        device: where the shadows lie: cpu, gpu, gpu:N; None means where the weight lies.
+
+    Raises:
+        ArgumentError: an argument out of range, or a pattern that matches no parameter.
+        ValueError: the model has nothing to average.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        *,
+        update_every: int = 1,
+        buffers: BufferPolicy = "average",
+        include: Sequence[str] = (),
+        exclude: Sequence[str] = (),
+        shadow_dtype: ShadowDtype = "float32",
+        device: Optional[str] = None,
+    ) -> None:
+        if not isinstance(model, paddle.nn.Layer):
+            raise TypeError(f"model must be a paddle.nn.Layer, got {type(model).__name__}")
+        if isinstance(update_every, bool) or not isinstance(update_every, int) or update_every < 1:
+            raise ArgumentError("update_every", "a whole number above 0", update_every)
+        if buffers == "recompute":
+            raise ArgumentError("buffers", "average or copy (recompute is not there yet)", buffers)
+        for argument, patterns in (("include", include), ("exclude", exclude)):
+            if isinstance(patterns, str):
+                raise ArgumentError(argument, "a list of patterns", patterns)
+        self._update_every = update_every
+        self._selection = (model, buffers, include, exclude, shadow_dtype, device)
+        self._store = ShadowStore(*self._selection)
+        self._num_updates = 0
+
+    @property
+    def num_updates(self) -> int:
+        """Return how often `update` was called since `register`: the t of the schedules."""
+        return self._num_updates
+
+    def register(self) -> None:
+        """Start again from the model's current weights, at t = 0."""
+        self._require_raw("register()")
+        self._store = ShadowStore(*self._selection)
+        self._num_updates = 0
+
+    def update(self) -> float:
+        """Fold the model's current weights in; call it after each `optimizer.step()`.
+
+        Returns the share of the old average that was kept (the decay); 1.0 where `update_every`
+        left this call out.
+
+        Raises:
+            RuntimeError: the average is applied at the moment.
+        """
+        self._require_raw("update()")
+        kept = self._share_to_keep(self._num_updates)
+        self._num_updates += 1
+        if kept < 1.0:
+            self._store.blend(1.0 - kept)
+        return kept
+
+    def apply(self) -> None:
+        """Put the average into the model; `restore` puts the raw weights back.
+
+        Storage is exchanged, nothing is copied (weights narrower than their shadow are cast).
+        A backward pass whose forward ran before the exchange raises Paddle's error.
+
+        Raises:
+            RuntimeError: it is applied already, or the model's tensors are not those registered.
+        """
+        if self._store.is_swapped:
+            raise RuntimeError("the average is applied already; call restore() first")
+        self._store.check_model()
+        self._store.swap_in()
+
+    def restore(self) -> None:
+        """Put the raw weights back.
+
+        Raises:
+            RuntimeError: the average is not applied.
+        """
+        if not self._store.is_swapped:
+            raise RuntimeError("there is nothing to restore; call apply() first")
+        self._store.swap_out()
+
+    @contextmanager
+    def average_parameters(self) -> Iterator[None]:
+        """Hold the average in the model for the length of a `with` block, whatever it raises."""
+        self.apply()
+        try:
+            yield
+        finally:
+            self.restore()
+
+    def averaged_state_dict(self) -> dict[str, Any]:
+        """Return copies of the model's state with the averages in it, in the model's dtypes.
+
+        It fits `model.set_state_dict` and `paddle.save`, and is right while applied too.
+        """
+        self._store.check_model()
+        return self._store.model_state()
+
+    def distance(self) -> float:
+        """Return the L2 norm of raw minus averaged weights."""
+        return self._store.distance()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return all that an exact continuation needs; right while applied too.
+
+        `shadow` maps names to the shadow tensors themselves (a later update moves them).
+        """
+        self._store.check_model()
+        return {
+            "kind": type(self).__name__,
+            "num_updates": self._num_updates,
+            "shadow": self._store.averages(),
+        }
+
+    def set_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue from a `state_dict`; nothing changes where it does not fit.
+
+        Raises:
+            RuntimeError: the average is applied at the moment.
+            ValueError: another kind of average, or names, shapes or dtypes that do not fit.
+        """
+        self._require_raw("set_state_dict()")
+        self._store.check_model()
+        expected = self.state_dict()
+        if set(state) != set(expected):
+            raise ValueError(
+                f"the state of {type(self).__name__} has the keys {', '.join(sorted(expected))}, "
+                f"got {', '.join(sorted(map(str, state))) or 'none'}"
+            )
+        if state["kind"] != type(self).__name__:
+            raise ValueError(f"the state is of {state['kind']}, not {type(self).__name__}")
+        self._check_counters(state)
+        misfit = describe_misfit(expected["shadow"], state["shadow"])
+        if misfit:
+            raise ValueError(misfit)
+        self._load_counters(state)
+        with paddle.no_grad():
+            for name, average in expected["shadow"].items():
+                stored = state["shadow"][name]
+                average.copy_(
+                    stored if paddle.is_tensor(stored) else paddle.to_tensor(stored), True
+                )
+
+    def _share_to_keep(self, t: int) -> float:
+        """Return the share of the average that stays at call t of `update`; 1.0 changes nothing."""
+        raise NotImplementedError
+
+    def _check_counters(self, state: Mapping[str, Any]) -> None:
+        """Raise ValueError where a counter in `state` is impossible."""
+        num_updates = state["num_updates"]
+        if isinstance(num_updates, bool) or not isinstance(num_updates, int) or num_updates < 0:
+            raise ValueError(f"num_updates must be a whole number from 0, got {num_updates!r}")
+
+    def _load_counters(self, state: Mapping[str, Any]) -> None:
+        self._num_updates = state["num_updates"]
+
+    def _require_raw(self, call: str) -> None:
+        if self._store.is_swapped:
+            raise RuntimeError(f"{call} needs the raw weights; call restore() first")

@@ -1,0 +1,42 @@
+"""Compare a stored state with the one it must fit, before a single weight is written."""
+
+from __future__ import annotations
+
+from typing import Any, Mapping, Optional
+
+
+def describe_misfit(model: Mapping[str, Any], stored: Mapping[str, Any]) -> Optional[str]:
+    """Return None where every tensor fits, else one line that names all that do not.
+
+    Both map structured names to tensors or arrays; shapes and dtypes are compared, values are not.
+    """
+    wrong = [
+        misfit for name in model if name in stored and (misfit := _misfit(name, model, stored))
+    ]
+    missing = [name for name in model if name not in stored]
+    unexpected = [name for name in stored if name not in model]
+    if not (wrong or missing or unexpected):
+        return None
+    parts = [f"{len(model) - len(wrong) - len(missing)} of {len(model)} fit", *wrong]
+    if missing:
+        parts.append(f"missing: {', '.join(missing)}")
+    if unexpected:
+        parts.append(f"unexpected: {', '.join(unexpected)}")
+    return "; ".join(parts)
+
+
+def _misfit(name: str, model: Mapping[str, Any], stored: Mapping[str, Any]) -> Optional[str]:
+    wanted, found = model[name], stored[name]
+    if list(wanted.shape) != list(found.shape):
+        return f"{name}: file {_shape(found)}, model {_shape(wanted)}"
+    if _dtype(wanted) != _dtype(found):
+        return f"{name}: file {_dtype(found)}, model {_dtype(wanted)}"
+    return None
+
+
+def _shape(tensor: Any) -> str:
+    return f"[{','.join(str(size) for size in tensor.shape)}]"
+
+
+def _dtype(tensor: Any) -> str:
+    return str(tensor.dtype).replace("paddle.", "")

@@ -1,0 +1,330 @@
+"""The tensors of an average: which are averaged, where they lie, how they move, how they swap."""
+
+from __future__ import annotations
+
+import ctypes
+import fnmatch
+from dataclasses import dataclass, field
+from typing import Any, Literal, Optional, Sequence
+
+import numpy as np
+import paddle
+from paddle.base import core
+
+from .decay import ArgumentError
+
+BufferPolicy = Literal["average", "copy", "recompute"]
+ShadowDtype = Literal["float32", "float64"]
+
+# The float types a weight may have, each with its width in bits.
+_WIDTHS = {
+    paddle.bfloat16: 16,
+    paddle.float16: 16,
+    paddle.float32: 32,
+    paddle.float64: 64,
+}
+# Blocks of this many weights keep the difference (scratch) in the second-level cache.
+_BLOCK = 32768
+
+
+@dataclass
+class Shadow:
+    """One averaged tensor: the live one, every name it has, and its average."""
+
+    names: list[str]
+    live: Any
+    average: Any
+    views: Optional[_Views] = field(default=None, repr=False)
+
+    @property
+    def name(self) -> str:
+        """Return the name the tensor has first in the model's own order."""
+        return self.names[0]
+
+
+@dataclass
+class _Views:
+    """Flat NumPy views of a live tensor and its average, with the addresses they were made at."""
+
+    live_address: int
+    average_address: int
+    live: Any
+    average: Any
+
+
+@dataclass
+class _Swap:
+    """What `swap_in` needs to put two tensors' storage back, however far it came."""
+
+    live: Any
+    partner: Any
+    live_storage: Any
+    partner_storage: Any
+
+
+class ShadowStore:
+    """Keep a float32 (or wider) average of every weight of a model.
+
+    Parameters, frozen ones too, have a shadow, and so have BN statistics where `buffers` is
+    "average". All else (integer buffers, excluded parameters, BN statistics that are copied)
+    has none: the average takes it from the live model whenever it is read.
+
+    Raises:
+        ArgumentError: a pattern that matches nothing, an unknown dtype, policy or place.
+        ValueError: nothing is left to average.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        buffers: BufferPolicy,
+        include: Sequence[str],
+        exclude: Sequence[str],
+        shadow_dtype: ShadowDtype,
+        device: Optional[str],
+    ) -> None:
+        if buffers not in ("average", "copy"):
+            raise ArgumentError("buffers", "average or copy", buffers)
+        if shadow_dtype not in ("float32", "float64"):
+            raise ArgumentError("shadow_dtype", "float32 or float64", shadow_dtype)
+        self._model = model
+        self._policy = (buffers, tuple(include), tuple(exclude))
+        self._dtype = getattr(paddle, shadow_dtype)
+        self._place = _parse_device(device)
+        self._statistics: set[int] = set()
+        self._swaps: list[_Swap] = []
+        self._scratch: dict[Any, Any] = {}
+        self.shadows = [
+            Shadow(names, live, self._copy_of(live)) for names, live in self._averaged_tensors()
+        ]
+        if not self.shadows:
+            raise ValueError("nothing to average: the model has no floating-point weight selected")
+
+    @property
+    def is_swapped(self) -> bool:
+        """Tell whether the model holds the averages and the shadows the raw weights."""
+        return bool(self._swaps)
+
+    def blend(self, weight: float) -> None:
+        """Move every average towards its live tensor: ``average += weight * (live - average)``.
+
+        A parameter that is frozen at this moment is copied, as every weight is at `weight` 1.
+        `weight` is rounded once, to the shadow's dtype.
+        """
+        with paddle.no_grad():
+            for shadow in self.shadows:
+                live = shadow.live
+                is_frozen = live.stop_gradient and id(live) not in self._statistics
+                if is_frozen or weight == 1.0:
+                    shadow.average.copy_(self._as_shadow(live), True)
+                else:
+                    self._blend_one(shadow, weight)
+
+    def swap_in(self) -> None:
+        """Put the averages into the model by exchanging storage; `swap_out` puts them back."""
+        swaps = []
+        for shadow in self.shadows:
+            live, partner = shadow.live, shadow.average
+            if partner.dtype != live.dtype or partner.place != live.place:
+                partner = partner.astype(live.dtype).to(live.place)
+            swaps.append(_Swap(live, partner, _storage_of(live), _storage_of(partner)))
+        # Both storages are held from here on, so swap_out repairs whatever an exception or a
+        # signal leaves half done.
+        self._swaps = swaps
+        try:
+            for swap in swaps:
+                _point(swap.live, swap.partner_storage)
+                swap.partner.get_tensor()._share_data_with(swap.live_storage)
+        except BaseException:
+            self.swap_out()
+            raise
+
+    def swap_out(self) -> None:
+        """Put the raw weights back into the model."""
+        for swap in self._swaps:
+            _point(swap.live, swap.live_storage)
+            swap.partner.get_tensor()._share_data_with(swap.partner_storage)
+        self._swaps = []
+
+    def averages(self) -> dict[str, Any]:
+        """Return the average of each tensor by its first name, without copying."""
+        if not self._swaps:
+            return {shadow.name: shadow.average for shadow in self.shadows}
+        # Where the storage was exchanged, the live tensor holds the average.
+        return {
+            shadow.name: swap.live if swap.partner is shadow.average else shadow.average
+            for shadow, swap in zip(self.shadows, self._swaps)
+        }
+
+    def model_state(self) -> dict[str, Any]:
+        """Return the model's state with the averages in it, in the model's dtypes, as copies."""
+        averages = self.averages()
+        copies: dict[int, Any] = {}
+        with paddle.no_grad():
+            for shadow in self.shadows:
+                average = averages[shadow.name]
+                copies[id(shadow.live)] = average.astype(shadow.live.dtype).to(shadow.live.place)
+                if copies[id(shadow.live)].data_ptr() == average.data_ptr():
+                    copies[id(shadow.live)] = average.detach().clone()
+            state = self._model.state_dict()
+            for live in state.values():
+                if id(live) not in copies:
+                    copies[id(live)] = live.detach().clone()
+        return {name: copies[id(live)] for name, live in state.items()}
+
+    def check_model(self) -> None:
+        """Raise RuntimeError where the model no longer consists of the tensors registered."""
+        registered = {id(shadow.live): shadow.name for shadow in self.shadows}
+        present = {id(live): names[0] for names, live in self._averaged_tensors()}
+        changed = [name for key, name in registered.items() if key not in present]
+        changed += [name for key, name in present.items() if key not in registered]
+        if changed:
+            raise RuntimeError(
+                f"the model's tensors are not those registered ({', '.join(sorted(set(changed)))} "
+                "replaced, added or removed); call register() to start again from its weights"
+            )
+
+    def distance(self) -> float:
+        """Return the L2 norm of the difference between the live weights and the averages."""
+        averages = self.averages()
+        total = 0.0
+        with paddle.no_grad():
+            for shadow in self.shadows:
+                difference = self._as_shadow(shadow.live) - averages[shadow.name]
+                total += float((difference.astype("float64") ** 2).sum())
+        return float(np.sqrt(total))
+
+    def _averaged_tensors(self) -> list[tuple[list[str], Any]]:
+        """Return (names, tensor) of all that is averaged; a tied tensor comes once."""
+        buffers, include, exclude = self._policy
+        self._statistics = _batch_norm_statistics(self._model)
+        parameters = {id(parameter) for parameter in self._model.parameters()}
+        tensors: dict[int, tuple[list[str], Any]] = {}
+        for name, live in self._model.state_dict().items():
+            is_candidate = id(live) in parameters and live.dtype in _WIDTHS
+            if is_candidate and (buffers == "average" or id(live) not in self._statistics):
+                tensors.setdefault(id(live), ([], live))[0].append(name)
+        candidates = list(tensors.values())
+        included = _matching("include", include, candidates) if include else None
+        excluded = _matching("exclude", exclude, candidates)
+        return [
+            (names, live)
+            for names, live in candidates
+            if (included is None or id(live) in included) and id(live) not in excluded
+        ]
+
+    def _copy_of(self, live: Any) -> Any:
+        with paddle.no_grad():
+            return self._as_shadow(live).clone().contiguous()
+
+    def _as_shadow(self, live: Any) -> Any:
+        """Return the live tensor in its shadow's dtype and place; itself where they agree."""
+        dtype = live.dtype if _WIDTHS[live.dtype] > _WIDTHS[self._dtype] else self._dtype
+        converted = live.detach() if live.dtype == dtype else live.detach().astype(dtype)
+        return converted if self._place is None else converted.to(self._place)
+
+    def _blend_one(self, shadow: Shadow, weight: float) -> None:
+        average = shadow.average
+        if not average.place.is_cpu_place():
+            average.add_((self._as_shadow(shadow.live) - average) * weight)
+            return
+        live = shadow.live
+        if live.dtype != average.dtype or not live.place.is_cpu_place():
+            live = self._as_shadow(live)
+        if not live.is_contiguous():
+            live = live.contiguous()
+        views = shadow.views
+        if (
+            views is None
+            or views.live_address != live.data_ptr()
+            or views.average_address != average.data_ptr()
+        ):
+            views = shadow.views = _make_views(live, average)
+        self._blend_views(views, weight)
+
+    def _blend_views(self, views: _Views, weight: float) -> None:
+        live, average = views.live, views.average
+        scratch = self._scratch.get(average.dtype)
+        if scratch is None:
+            scratch = self._scratch[average.dtype] = np.empty(_BLOCK, average.dtype)
+        rounded = average.dtype.type(weight)
+        for start in range(0, average.size, _BLOCK):
+            block = average[start : start + _BLOCK]
+            difference = scratch[: block.size]
+            np.subtract(live[start : start + _BLOCK], block, out=difference)
+            np.multiply(difference, rounded, out=difference)
+            np.add(block, difference, out=block)
+
+
+def _batch_norm_statistics(model: Any) -> set[int]:
+    # Paddle lists BN statistics as parameters with stop_gradient, like frozen weights; the
+    # layer they belong to is what tells them apart.
+    kinds = (paddle.nn.layer.norm._BatchNormBase, paddle.nn.BatchNorm)
+    return {
+        id(statistic)
+        for layer in model.sublayers(include_self=True)
+        if isinstance(layer, kinds)
+        for statistic in (layer._mean, layer._variance)
+    }
+
+
+def _matching(
+    argument: str, patterns: Sequence[str], tensors: list[tuple[list[str], Any]]
+) -> set[int]:
+    found: set[int] = set()
+    for pattern in patterns:
+        matches = {
+            id(live)
+            for names, live in tensors
+            if any(fnmatch.fnmatchcase(name, pattern) for name in names)
+        }
+        if not matches:
+            names_allowed = ", ".join(names[0] for names, _ in tensors[:3])
+            raise ArgumentError(
+                argument, f"patterns that match a weight's name (such as {names_allowed})", pattern
+            )
+        found |= matches
+    return found
+
+
+def _parse_device(device: Optional[str]) -> Any:
+    if device is None:
+        return None
+    if device == "cpu":
+        return paddle.CPUPlace()
+    kind, _, index = device.partition(":")
+    if kind != "gpu" or not (index or "0").isdigit():
+        raise ArgumentError("device", "cpu, gpu or gpu:N", device)
+    if not paddle.is_compiled_with_cuda():
+        raise ArgumentError("device", "cpu, as this Paddle was built without CUDA", device)
+    return paddle.CUDAPlace(int(index or 0))
+
+
+def _storage_of(tensor: Any) -> Any:
+    holder = core.DenseTensor()
+    holder._share_data_with(tensor.get_tensor())
+    return holder
+
+
+def _point(live: Any, storage: Any) -> None:
+    live.get_tensor()._share_data_with(storage)
+    # A backward pass that saved the weight before the exchange must fail, not use the other one.
+    live._bump_inplace_version()
+
+
+def _make_views(live: Any, average: Any) -> _Views:
+    return _Views(live.data_ptr(), average.data_ptr(), _flat_view(live), _flat_view(average))
+
+
+def _flat_view(tensor: Any) -> Any:
+    """Return the tensor's memory as a flat NumPy array, without a copy.
+
+    Built from the address, as NumPy before 2.0 makes DLPack views read-only; the caller keeps
+    the tensor and compares the address before each use.
+    """
+    count = int(tensor.size)
+    dtype = np.dtype(str(tensor.dtype).replace("paddle.", ""))
+    if count == 0:
+        return np.empty(0, dtype)
+    memory = (ctypes.c_char * (count * dtype.itemsize)).from_address(tensor.data_ptr())
+    return np.frombuffer(memoryview(memory), dtype)

@@ -1,0 +1,45 @@
+"""The errors that end a tool with one line: each class carries its exit code."""
+
+from __future__ import annotations
+
+
+class PpemaError(Exception):
+    """Say in one line what was found, where, and what is allowed."""
+
+    exit_code = 1
+
+
+class ConfigError(PpemaError):
+    """A config file or a command-line argument is wrong."""
+
+    exit_code = 2
+
+
+class DataError(PpemaError):
+    """Training or evaluation data is missing, damaged or does not fit."""
+
+    exit_code = 3
+
+
+class CheckpointError(PpemaError):
+    """A checkpoint or a weight file is missing, damaged or does not fit."""
+
+    exit_code = 3
+
+
+class NonFiniteError(PpemaError):
+    """A weight, a gradient or a loss is NaN or infinite."""
+
+    exit_code = 4
+
+
+class FolderInUseError(PpemaError):
+    """Another process is training in the same run folder."""
+
+    exit_code = 5
+
+
+class StorageError(PpemaError):
+    """The disk refused: full, read-only or failing."""
+
+    exit_code = 6

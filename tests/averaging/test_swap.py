@@ -1,0 +1,153 @@
+"""The swap: the average goes into the model and the raw weights come back, whatever happens."""
+
+from __future__ import annotations
+
+import paddle
+import pytest
+from networks import Oddities
+from paddle.vision.models import LeNet
+
+from ppema import ExponentialMovingAverage
+
+
+def bits(state):
+    return {name: tensor.numpy().tobytes() for name, tensor in state.items()}
+
+
+@pytest.fixture
+def moved():
+    """Return a network and an average of it that lags behind."""
+    paddle.seed(7)
+    model = Oddities()
+    ema = ExponentialMovingAverage(model, 0.5)
+    for parameter in model.parameters():
+        parameter.set_value(parameter + 1)
+    ema.update()
+    return model, ema
+
+
+def test_apply_puts_the_average_in_and_restore_brings_back_every_bit(moved):
+    model, ema = moved
+    raw, averaged = bits(model.state_dict()), bits(ema.averaged_state_dict())
+    assert raw != averaged
+    ema.apply()
+    assert bits(model.state_dict()) == averaged
+    ema.restore()
+    assert bits(model.state_dict()) == raw
+    assert bits(ema.averaged_state_dict()) == averaged
+
+
+def test_restored_even_if_the_body_raises(moved):
+    model, ema = moved
+    raw = bits(model.state_dict())
+    with pytest.raises(KeyboardInterrupt), ema.average_parameters():
+        raise KeyboardInterrupt
+    assert bits(model.state_dict()) == raw
+
+
+def test_an_exception_in_mid_exchange_leaves_the_raw_weights(moved, monkeypatch):
+    from ppema.averaging import shadow
+
+    model, ema = moved
+    raw, averaged = bits(model.state_dict()), bits(ema.averaged_state_dict())
+    real_point, calls = shadow._point, []
+
+    def interrupted_point(live, storage):
+        calls.append(live)
+        real_point(live, storage)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(shadow, "_point", interrupted_point)
+    with pytest.raises(KeyboardInterrupt):
+        ema.apply()
+    assert bits(model.state_dict()) == raw
+    assert bits(ema.averaged_state_dict()) == averaged
+
+
+def test_states_read_while_applied_hold_the_average(moved):
+    _, ema = moved
+    averaged = bits(ema.averaged_state_dict())
+    shadow = bits(ema.state_dict()["shadow"])
+    with ema.average_parameters():
+        assert bits(ema.averaged_state_dict()) == averaged
+        assert bits(ema.state_dict()["shadow"]) == shadow
+
+
+def test_updates_after_a_swap_go_on_from_the_average():
+    paddle.seed(8)
+    model = LeNet()
+    swapped, left_alone = (ExponentialMovingAverage(model, 0.9) for _ in range(2))
+    for _ in range(3):
+        with swapped.average_parameters():
+            pass
+        for parameter in model.parameters():
+            parameter.set_value(parameter * 1.1)
+        swapped.update()
+        left_alone.update()
+    assert bits(swapped.averaged_state_dict()) == bits(left_alone.averaged_state_dict())
+
+
+def test_training_goes_on_after_a_swap_as_if_there_had_been_none():
+    losses = []
+    for with_swap in (False, True):
+        paddle.seed(9)
+        model = LeNet()
+        optimizer = paddle.optimizer.Adam(parameters=model.parameters())
+        ema = ExponentialMovingAverage(model, 0.9)
+        for _ in range(4):
+            loss = model(paddle.randn([4, 1, 28, 28])).square().mean()
+            loss.backward()
+            optimizer.step()
+            optimizer.clear_grad()
+            ema.update()
+            if with_swap:
+                with ema.average_parameters():
+                    pass
+        losses.append(loss.numpy().tobytes())
+    assert losses[0] == losses[1]
+
+
+def test_a_swap_between_forward_and_backward_is_an_error_not_a_wrong_gradient():
+    model = LeNet()
+    ema = ExponentialMovingAverage(model, 0.9)
+    output = model(paddle.randn([2, 1, 28, 28])).sum()
+    with ema.average_parameters():
+        pass
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        output.backward()
+
+
+def test_a_kept_averaged_state_does_not_move(moved):
+    model, ema = moved
+    kept = ema.averaged_state_dict()
+    before = bits(kept)
+    with ema.average_parameters():
+        pass
+    for parameter in model.parameters():
+        parameter.set_value(parameter + 1)
+    ema.update()
+    assert bits(kept) == before
+
+
+@pytest.mark.parametrize(
+    ("call", "advice"),
+    [
+        (lambda ema: ema.apply(), "restore"),
+        (lambda ema: ema.update(), "restore"),
+        (lambda ema: ema.register(), "restore"),
+        (lambda ema: ema.set_state_dict(ema.state_dict()), "restore"),
+    ],
+)
+def test_calls_that_need_the_raw_weights_say_so(moved, call, advice):
+    model, ema = moved
+    averaged = bits(ema.averaged_state_dict())
+    with ema.average_parameters():
+        with pytest.raises(RuntimeError, match=advice):
+            call(ema)
+        assert bits(model.state_dict()) == averaged
+
+
+def test_restore_without_apply_says_so(moved):
+    with pytest.raises(RuntimeError, match=r"call apply\(\) first"):
+        moved[1].restore()
