@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import fnmatch
 from dataclasses import dataclass, field
 from typing import Any, Literal, Optional, Sequence
@@ -12,6 +11,7 @@ import paddle
 from paddle.base import core
 
 from .decay import ArgumentError
+from .views import flat_view, is_viewable
 
 BufferPolicy = Literal["average", "copy", "recompute"]
 ShadowDtype = Literal["float32", "float64"]
@@ -224,15 +224,12 @@ class ShadowStore:
         return converted if self._place is None else converted.to(self._place)
 
     def _blend_one(self, shadow: Shadow, weight: float) -> None:
-        average = shadow.average
+        average, live = shadow.average, shadow.live
         if not average.place.is_cpu_place():
-            average.add_((self._as_shadow(shadow.live) - average) * weight)
+            average.add_((self._as_shadow(live) - average) * weight)
             return
-        live = shadow.live
-        if live.dtype != average.dtype or not live.place.is_cpu_place():
-            live = self._as_shadow(live)
-        if not live.is_contiguous():
-            live = live.contiguous()
+        if live.dtype != average.dtype or not is_viewable(live):
+            live = self._as_shadow(live).contiguous()
         views = shadow.views
         if (
             views is None
@@ -313,18 +310,4 @@ def _point(live: Any, storage: Any) -> None:
 
 
 def _make_views(live: Any, average: Any) -> _Views:
-    return _Views(live.data_ptr(), average.data_ptr(), _flat_view(live), _flat_view(average))
-
-
-def _flat_view(tensor: Any) -> Any:
-    """Return the tensor's memory as a flat NumPy array, without a copy.
-
-    Built from the address, as NumPy before 2.0 makes DLPack views read-only; the caller keeps
-    the tensor and compares the address before each use.
-    """
-    count = int(tensor.size)
-    dtype = np.dtype(str(tensor.dtype).replace("paddle.", ""))
-    if count == 0:
-        return np.empty(0, dtype)
-    memory = (ctypes.c_char * (count * dtype.itemsize)).from_address(tensor.data_ptr())
-    return np.frombuffer(memoryview(memory), dtype)
+    return _Views(live.data_ptr(), average.data_ptr(), flat_view(live), flat_view(average))

@@ -1,0 +1,33 @@
+"""NumPy views of CPU tensors, without a copy."""
+
+from __future__ import annotations
+
+import ctypes
+from typing import Any
+
+import numpy as np
+import paddle
+
+_NUMPY_DTYPES: dict[Any, Any] = {
+    paddle.float32: np.dtype("float32"),
+    paddle.float64: np.dtype("float64"),
+}
+
+
+def is_viewable(tensor: Any) -> bool:
+    """Tell whether `flat_view` can show it: float32 or float64, on the CPU, contiguous."""
+    return tensor.dtype in _NUMPY_DTYPES and tensor.place.is_cpu_place() and tensor.is_contiguous()
+
+
+def flat_view(tensor: Any) -> Any:
+    """Return the memory of a viewable tensor as a flat, writable NumPy array.
+
+    Built from the address, as NumPy before 2.0 makes DLPack views read-only. The caller keeps
+    the tensor alive and compares `data_ptr()` before using a view again.
+    """
+    dtype = _NUMPY_DTYPES[tensor.dtype]
+    num_bytes = int(tensor.size) * dtype.itemsize
+    if num_bytes == 0:
+        return np.empty(0, dtype)
+    memory = (ctypes.c_char * num_bytes).from_address(tensor.data_ptr())
+    return np.frombuffer(memoryview(memory), dtype)

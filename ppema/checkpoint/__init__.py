@@ -1,0 +1,20 @@
+"""Checkpoints that are whole or absent, and a reader that runs no code."""
+
+from .optimizer_state import load_structured_optimizer_state, structured_optimizer_state
+from .run_lock import RunLock
+from .store import BEST, FINAL, Checkpoint, CheckpointStore
+from .strict import load_strictly, require_finite
+from .weight_file import read_weight_file
+
+__all__ = [
+    "BEST",
+    "FINAL",
+    "Checkpoint",
+    "CheckpointStore",
+    "RunLock",
+    "load_strictly",
+    "load_structured_optimizer_state",
+    "read_weight_file",
+    "require_finite",
+    "structured_optimizer_state",
+]

@@ -1,0 +1,39 @@
+"""One process at a time in a run folder; a dead one's lock blocks nobody."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from pathlib import Path
+from typing import IO, Optional
+
+from ..errors import FolderInUseError
+
+
+class RunLock:
+    """Hold `<folder>/.lock` until `release` or the end of the process, however it ends.
+
+    Raises:
+        FolderInUseError: another process holds it; the text names the process.
+        OSError: the folder cannot be written.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        # Held open on purpose: closing the file is what releases the lock.
+        self._file: Optional[IO[str]] = open(folder / ".lock", "a+", encoding="ascii")  # noqa: SIM115
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            self._file.seek(0)
+            holder = self._file.read().strip() or "unknown"
+            self._file.close()
+            raise FolderInUseError(f"{folder} is in use by process {holder}") from None
+        self._file.truncate(0)
+        self._file.write(str(os.getpid()))
+        self._file.flush()
+
+    def release(self) -> None:
+        """Let others in; a second call does nothing."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None

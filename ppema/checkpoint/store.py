@@ -1,0 +1,278 @@
+"""The checkpoints of one run: directories that appear whole or not at all."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import logging
+import os
+import re
+import shutil
+from pathlib import Path
+from typing import Any, Callable, Mapping, Optional, Union
+
+from ..errors import CheckpointError, StorageError
+from .weight_file import read_weight_file, write_weight_file
+
+logger = logging.getLogger(__name__)
+
+MANIFEST = "manifest.json"
+BEST = "best_model"
+FINAL = "model_final"
+_STEP_FOLDER = re.compile(r"step_(\d{9})")
+_FORMAT = 1
+
+
+class Checkpoint:
+    """One committed checkpoint: its manifest, and its files once their digests are checked.
+
+    Raises:
+        CheckpointError: the manifest is missing, torn, or says another step than the folder.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            text = (path / MANIFEST).read_text(encoding="utf-8")
+            manifest = json.loads(text)
+        except OSError as error:
+            raise CheckpointError(f"{path / MANIFEST}: {error.strerror or error}") from None
+        except ValueError:
+            raise CheckpointError(f"{path / MANIFEST}: is damaged") from None
+        # Compared as text too, so that a change outside the values is noticed as well.
+        if not isinstance(manifest, dict) or text != _render(manifest):
+            raise CheckpointError(f"{path / MANIFEST}: checksum differs")
+        if manifest.get("format") != _FORMAT:
+            raise CheckpointError(
+                f"{path / MANIFEST}: format {manifest.get('format')}, this ppema reads {_FORMAT}"
+            )
+        match = _STEP_FOLDER.fullmatch(path.name)
+        if match and int(match[1]) != manifest["step"]:
+            raise CheckpointError(f"{path / MANIFEST}: is of step {manifest['step']}")
+        self.manifest: dict[str, Any] = manifest
+
+    @property
+    def step(self) -> int:
+        """Return the optimizer steps done when it was saved."""
+        return int(self.manifest["step"])
+
+    def verify(self) -> None:
+        """Compare size and sha256 of every file with the manifest.
+
+        Raises:
+            CheckpointError: a file is missing or differs.
+        """
+        for name in self.manifest["files"]:
+            self._verify_file(name)
+
+    def read(self, name: str) -> dict[str, Any]:
+        """Return the tensors and values of one of its files.
+
+        Raises:
+            CheckpointError: no such file in the manifest, or it differs from its digest.
+        """
+        self._verify_file(name)
+        return read_weight_file(self.path / name)
+
+    def _verify_file(self, name: str) -> None:
+        facts = self.manifest["files"].get(name)
+        if facts is None:
+            known = ", ".join(self.manifest["files"])
+            raise CheckpointError(f"{self.path}: has no {name}, only {known}")
+        file = self.path / name
+        try:
+            is_same = file.stat().st_size == facts["size"] and _sha256(file) == facts["sha256"]
+        except OSError as error:
+            raise CheckpointError(f"{file}: {error.strerror or error}") from None
+        if not is_same:
+            raise CheckpointError(f"{file}: checksum differs")
+
+
+class CheckpointStore:
+    """Save, find and prune the checkpoints in a run's folder.
+
+    Args:
+        folder: the run's folder; it need not exist before the first save.
+        keep: how many of the newest checkpoints stay; the targets of links stay beside them.
+    """
+
+    def __init__(self, folder: Union[str, Path], keep: int) -> None:
+        self.folder = Path(folder)
+        self._keep = keep
+
+    def steps(self) -> list[int]:
+        """Return the steps of all checkpoint folders, newest first, damaged ones included."""
+        if not self.folder.is_dir():
+            return []
+        matches = (_STEP_FOLDER.fullmatch(entry.name) for entry in self.folder.iterdir())
+        return sorted((int(match[1]) for match in matches if match), reverse=True)
+
+    def path(self, step: int) -> Path:
+        """Return the folder of the checkpoint of `step`."""
+        return self.folder / f"step_{step:09d}"
+
+    def newest(self) -> Optional[Checkpoint]:
+        """Return the newest whole checkpoint, or None where there never was one.
+
+        Raises:
+            CheckpointError: there are checkpoints, and all are damaged.
+        """
+        steps = self.steps()
+        faults = []
+        for step in steps:
+            try:
+                checkpoint = Checkpoint(self.path(step))
+                checkpoint.verify()
+            except CheckpointError as error:
+                faults.append(str(error))
+                continue
+            for fault in faults:
+                logger.warning("%s; using %s", fault, checkpoint.path.name)
+            return checkpoint
+        if steps:
+            raise CheckpointError(
+                f"no usable checkpoint in {self.folder} ({len(steps)} damaged): {faults[0]}"
+            )
+        return None
+
+    def linked(self, link: str) -> Optional[Checkpoint]:
+        """Return the checkpoint that `best_model` or `model_final` names, None without it.
+
+        Raises:
+            CheckpointError: its manifest is damaged.
+        """
+        path = self.folder / link
+        return Checkpoint(path.resolve()) if path.is_dir() else None
+
+    def save(
+        self,
+        step: int,
+        files: Mapping[str, tuple[str, Callable[[], Any]]],
+        facts: Mapping[str, Any],
+    ) -> Path:
+        """Commit a checkpoint: `files` maps a name to its role and the maker of its contents.
+
+        The contents are made one after another, so that only one is in memory at a time.
+        A whole checkpoint of the same step is left as it is.
+
+        Raises:
+            StorageError: the disk refused; the checkpoints before it still stand.
+        """
+        target = self.path(step)
+        try:
+            if self._is_whole(target):
+                return target
+            self.folder.mkdir(parents=True, exist_ok=True)
+            temporary = self.folder / f".tmp-{target.name}"
+            _remove(temporary)
+            temporary.mkdir()
+            entries = {}
+            for name, (role, make_contents) in files.items():
+                write_weight_file(temporary / name, make_contents())
+                size = (temporary / name).stat().st_size
+                entries[name] = {"role": role, "size": size, "sha256": _sha256(temporary / name)}
+            self._write_manifest(temporary, {"step": step, **facts, "files": entries})
+            _remove(target)
+            os.rename(temporary, target)
+            sync_folder(self.folder)
+        except OSError as error:
+            raise self._storage_error(step, error) from error
+        return target
+
+    def link(self, link: str, step: int) -> None:
+        """Point `best_model` or `model_final` at a checkpoint; the old link stays until then.
+
+        Raises:
+            StorageError: the disk refused.
+        """
+        temporary = self.folder / f".tmp-{link}"
+        try:
+            temporary.unlink(missing_ok=True)
+            temporary.symlink_to(self.path(step).name)
+            os.replace(temporary, self.folder / link)
+            sync_folder(self.folder)
+        except OSError as error:
+            raise StorageError(f"cannot write {self.folder / link}: {reason(error)}") from error
+
+    def prune(self) -> None:
+        """Delete all but the newest checkpoints and those that a link names."""
+        linked = {(self.folder / link).resolve().name for link in (BEST, FINAL)}
+        for step in self.steps()[self._keep :]:
+            if self.path(step).name not in linked:
+                _remove(self.path(step))
+
+    def clear(self) -> None:
+        """Delete every checkpoint, link and leftover of a save that was interrupted."""
+        for link in (BEST, FINAL):
+            (self.folder / link).unlink(missing_ok=True)
+        for step in self.steps():
+            _remove(self.path(step))
+        self.clear_leftovers()
+
+    def clear_leftovers(self) -> None:
+        """Delete what a save that was interrupted left behind."""
+        if self.folder.is_dir():
+            for entry in self.folder.glob(".tmp-*"):
+                _remove(entry)
+
+    def _is_whole(self, path: Path) -> bool:
+        if not path.is_dir():
+            return False
+        try:
+            Checkpoint(path).verify()
+        except CheckpointError:
+            return False
+        return True
+
+    def _write_manifest(self, folder: Path, facts: dict[str, Any]) -> None:
+        with open(folder / MANIFEST, "w", encoding="utf-8") as file:
+            file.write(_render({"format": _FORMAT, **facts}))
+            file.flush()
+            os.fsync(file.fileno())
+        sync_folder(folder)
+
+    def _storage_error(self, step: int, error: OSError) -> StorageError:
+        _remove(self.folder / f".tmp-{self.path(step).name}")
+        kept = self.steps()
+        rest = f"; step {kept[0]} kept" if kept else "; nothing was saved before"
+        return StorageError(f"cannot save step {step}: {reason(error)}{rest}")
+
+
+def sync_folder(folder: Path) -> None:
+    """Wait until the disk has the names in `folder`."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def reason(error: OSError) -> str:
+    """Return why the disk refused, in words."""
+    if error.errno == errno.ENOSPC:
+        return "no space left"
+    return (error.strerror or str(error)).lower()
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _render(manifest: Mapping[str, Any]) -> str:
+    """Return the manifest as its file has it: the facts, and last the digest of them."""
+    facts = {key: value for key, value in manifest.items() if key != "digest"}
+    text = json.dumps(facts, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+    digest = hashlib.sha256(text.encode()).hexdigest()
+    return json.dumps({**facts, "digest": digest}, indent=1, ensure_ascii=False) + "\n"
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)

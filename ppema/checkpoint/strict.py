@@ -1,0 +1,40 @@
+"""Load weights into a model only where every one of them fits, and say what does not."""
+
+from __future__ import annotations
+
+from typing import Any, Mapping
+
+import numpy as np
+import paddle
+
+from ..averaging.fit import describe_misfit
+from ..errors import CheckpointError, NonFiniteError
+
+
+def load_strictly(model: Any, state: Mapping[str, Any], source: str) -> None:
+    """Copy `state` into the model; the model is untouched where a single tensor does not fit.
+
+    Raises:
+        CheckpointError: missing, unexpected, wrong-shape or wrong-dtype tensors, all named.
+    """
+    expected = model.state_dict()
+    not_tensors = [name for name, value in state.items() if not paddle.is_tensor(value)]
+    if not_tensors:
+        raise CheckpointError(f"{source}: not weights ({', '.join(map(str, not_tensors[:3]))})")
+    misfit = describe_misfit(expected, state)
+    if misfit:
+        raise CheckpointError(f"{source}: {misfit}")
+    with paddle.no_grad():
+        for name, tensor in expected.items():
+            tensor.copy_(state[name], True)
+
+
+def require_finite(state: Mapping[str, Any], purpose: str) -> None:
+    """Raise NonFiniteError where a weight is NaN or infinite: `… holds NaN; refusing to …`."""
+    for name, tensor in state.items():
+        if not tensor.is_floating_point():
+            continue
+        values = tensor.astype("float32").numpy()
+        if not np.isfinite(values).all():
+            kind = "NaN" if np.isnan(values).any() else "Inf"
+            raise NonFiniteError(f"{name} holds {kind}; refusing to {purpose}")

@@ -1,0 +1,1 @@
+"""The training loop, its hooks, evaluation, and the state that resuming needs."""

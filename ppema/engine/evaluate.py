@@ -1,0 +1,83 @@
+"""Evaluate a model, and each average of it, on one reader."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Callable, Mapping, Optional
+
+import paddle
+
+from ..averaging import WeightAverage
+from ..checkpoint import require_finite
+from ..errors import NonFiniteError
+from ..metrics import Evaluation, num_correct
+
+RAW = "raw"
+
+
+def evaluate(model: Any, loss_fn: Callable[..., Any], reader: Any) -> Evaluation:
+    """Run the model over every batch once, in eval mode, without gradients.
+
+    The mode of every layer is put back, whatever happens.
+
+    Raises:
+        NonFiniteError: a weight or the loss is NaN or infinite.
+    """
+    require_finite(model.state_dict(), "evaluate")
+    modes = [(layer, layer.training) for layer in model.sublayers(include_self=True)]
+    model.eval()
+    try:
+        with paddle.no_grad():
+            counted = [_count_batch(model, loss_fn, batch) for batch in reader.batches(1)]
+    finally:
+        for layer, was_training in modes:
+            layer.training = was_training
+    # Read from the device once: a read per batch would wait for each.
+    num_samples = sum(count for count, *_ in counted)
+    loss = math.fsum(count * float(loss) for count, loss, _, _ in counted) / num_samples
+    if not math.isfinite(loss):
+        raise NonFiniteError(f"the evaluation loss is {loss}; the weights are finite, the data not")
+    top1 = sum(int(correct) for _, _, correct, _ in counted) / num_samples
+    top2 = sum(int(correct) for _, _, _, correct in counted) / num_samples
+    return Evaluation(top1, top2, loss)
+
+
+def evaluate_all(
+    model: Any, averages: Mapping[str, WeightAverage], loss_fn: Callable[..., Any], reader: Any
+) -> dict[str, Evaluation]:
+    """Evaluate the raw weights, then each average in their place, by name."""
+    evaluations = {RAW: evaluate(model, loss_fn, reader)}
+    for name, average in averages.items():
+        with average.average_parameters():
+            evaluations[name] = evaluate(model, loss_fn, reader)
+    return evaluations
+
+
+def choose(evaluations: Mapping[str, Evaluation], select: str) -> str:
+    """Return the name of the weights to use: `select` itself, or the best of all for `best`."""
+    if select != "best":
+        return select
+    best: Optional[str] = None
+    for name, evaluation in evaluations.items():
+        if best is None or evaluation.rank > evaluations[best].rank:
+            best = name
+    assert best is not None
+    return best
+
+
+def table(evaluations: Mapping[str, Evaluation], chosen: Optional[str] = None) -> str:
+    """Return the evaluations as lines of text, one a name, the chosen one marked."""
+    width = max(len(name) for name in (*evaluations, "weights"))
+    lines = [f"{'weights':<{width}}     top1       top2      loss"]
+    for name, evaluation in evaluations.items():
+        figures = f"{evaluation.top1:8.2%}   {evaluation.top2:8.2%}".replace("%", " %")
+        mark = "   <- best" if name == chosen else ""
+        lines.append(f"{name:<{width}} {figures} {evaluation.loss:9.4f}{mark}")
+    return "\n".join(lines)
+
+
+def _count_batch(model: Any, loss_fn: Callable[..., Any], batch: Any) -> tuple[int, Any, Any, Any]:
+    image, label = paddle.to_tensor(batch.image), paddle.to_tensor(batch.label)
+    logits = model(image)
+    loss = loss_fn(logits, label)
+    return len(batch.label), loss, num_correct(logits, label, 1), num_correct(logits, label, 2)

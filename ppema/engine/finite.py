@@ -1,0 +1,28 @@
+"""Find a NaN or an infinity among tensors, in one read of each."""
+
+from __future__ import annotations
+
+from typing import Any, Iterable, Optional
+
+import numpy as np
+
+from ..averaging.views import flat_view, is_viewable
+
+
+def first_non_finite(tensors: Iterable[tuple[str, Any]]) -> Optional[str]:
+    """Return the name of the first tensor that holds NaN or Inf, None where all are finite.
+
+    The sum of squares is what is looked at, so that one that overflows counts as infinite.
+    Paddle's CPU kernels hide NaN (relu gives 0, argmax ignores it): the loss would not tell.
+    """
+    for name, tensor in tensors:
+        if not tensor.is_floating_point():
+            continue
+        if is_viewable(tensor):
+            view = flat_view(tensor)
+            total = float(np.dot(view, view))
+        else:
+            total = float(tensor.astype("float32").square().sum())
+        if not np.isfinite(total):
+            return name
+    return None

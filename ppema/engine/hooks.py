@@ -1,0 +1,194 @@
+"""What watches a training run: log lines, evaluation, checkpoints."""
+
+from __future__ import annotations
+
+import datetime
+import logging
+from typing import Any, Callable, Mapping, Optional
+
+from ..checkpoint import BEST, FINAL, CheckpointStore
+from ..metrics import Evaluation
+from .evaluate import choose, evaluate_all, table
+from .progress import ProgressBar
+from .record import Recorder
+from .run_state import checkpoint_files
+from .trainer import Hook, Totals, Trainer
+
+logger = logging.getLogger(__name__)
+
+
+class LogHook(Hook):
+    """Write a line and a record every `log_iter` steps; move the progress bar at each."""
+
+    def __init__(self, recorder: Recorder, log_iter: int, bar: Optional[ProgressBar]) -> None:
+        self._recorder, self._log_iter, self._bar = recorder, log_iter, bar
+
+    def before_run(self, trainer: Trainer) -> None:
+        """Drop what the record holds from after this step."""
+        self._recorder.start(trainer.step)
+
+    def after_step(self, trainer: Trainer) -> None:
+        """Log where `log_iter` or the end of the epoch says so."""
+        if trainer.step % self._log_iter == 0 or trainer.is_epoch_end:
+            self._log(trainer)
+        if self._bar is not None:
+            self._bar.show(_step_in_epoch(trainer), trainer.steps_per_epoch)
+
+    def after_run(self, trainer: Trainer) -> None:
+        """Take the bar away and flush the records."""
+        if self._bar is not None:
+            self._bar.clear()
+        self._recorder.close()
+
+    def _log(self, trainer: Trainer) -> None:
+        totals, trainer.totals = trainer.totals, Totals()
+        record = {
+            "step": trainer.step,
+            "epoch": trainer.epoch,
+            "split": "train",
+            "loss": totals.mean_loss(),
+            "top1": totals.accuracy(),
+            "lr": float(trainer.optimizer.get_lr()),
+            "ips": totals.num_samples / totals.step_s,
+            "decay": dict(trainer.decays),
+            "distance": {name: avg.distance() for name, avg in trainer.averages.items()},
+        }
+        self._recorder.write(record)
+        line = _training_line(trainer, totals, record)
+        if self._bar is not None:
+            self._bar.describe(line)
+        # On a terminal the bar shows this line; the file has it in any case.
+        logger.info(line, extra={"is_step": True})
+
+
+class EvaluateHook(Hook):
+    """Evaluate raw weights and every average at the end of each epoch; remember the best.
+
+    Args:
+        reader: the evaluation data.
+        recorder: takes one record for each set of weights.
+        select: raw, an average's name, or best, the one with the best evaluation.
+        note: said beside the figures, where they are not of the data that was asked for.
+    """
+
+    name = "evaluate"
+
+    def __init__(self, reader: Any, recorder: Recorder, select: str, note: str = "") -> None:
+        self._reader, self._recorder = reader, recorder
+        self._select, self._note = select, note
+        self.evaluations: dict[str, Evaluation] = {}
+        self.winner: Optional[str] = None
+        self.best: dict[str, Any] = {}
+        self.is_best = False
+
+    def after_step(self, trainer: Trainer) -> None:
+        """Evaluate at the end of an epoch; elsewhere forget the figures of an earlier step."""
+        self.evaluations, self.winner, self.is_best = {}, None, False
+        if not trainer.is_epoch_end:
+            return
+        evaluations = evaluate_all(trainer.model, trainer.averages, trainer.loss_fn, self._reader)
+        self.evaluations = evaluations
+        self.winner = choose(evaluations, self._select)
+        for name, evaluation in evaluations.items():
+            self._recorder.write(
+                {
+                    "step": trainer.step,
+                    "epoch": trainer.epoch,
+                    "split": "eval",
+                    "average": name,
+                    **evaluation.as_dict(),
+                }
+            )
+        won = evaluations[self.winner]
+        if not self.best or won.rank > (self.best["top1"], -self.best["loss"]):
+            self.is_best = True
+            self.best = {"step": trainer.step, "average": self.winner, **won.as_dict()}
+        logger.info(
+            "Eval: epoch %d, step %d%s\n%s",
+            trainer.epoch,
+            trainer.step,
+            self._note,
+            table(evaluations, self.winner),
+        )
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the best so far."""
+        return {"best": self.best}
+
+    def set_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take the best so far back."""
+        self.best = dict(state["best"])
+
+
+class CheckpointHook(Hook):
+    """Save at the ends of epochs, every so many steps, at a new best and at the end.
+
+    Args:
+        store: where checkpoints go.
+        snapshot_epoch: save at the end of every so many epochs.
+        snapshot_iter: save every so many steps too; 0 for not.
+        facts: what the manifest says of the run beside step, epoch and figures.
+        evaluate: the hook whose figures the manifest and `best_model` go by; None without.
+    """
+
+    def __init__(
+        self,
+        store: CheckpointStore,
+        snapshot_epoch: int,
+        snapshot_iter: int,
+        facts: Callable[[], Mapping[str, Any]],
+        evaluate: Optional[EvaluateHook],
+    ) -> None:
+        self._store, self._facts, self._evaluate = store, facts, evaluate
+        self._snapshot_epoch, self._snapshot_iter = snapshot_epoch, snapshot_iter
+
+    def after_step(self, trainer: Trainer) -> None:
+        """Save where it is due."""
+        is_due = trainer.is_epoch_end and trainer.epoch % self._snapshot_epoch == 0
+        is_due |= bool(self._snapshot_iter) and trainer.step % self._snapshot_iter == 0
+        is_best = self._evaluate is not None and self._evaluate.is_best
+        if is_due or is_best or trainer.is_run_end:
+            self.save(trainer)
+            if is_best:
+                self._store.link(BEST, trainer.step)
+            if trainer.is_run_end:
+                self._store.link(FINAL, trainer.step)
+            self._store.prune()
+
+    def save(self, trainer: Trainer) -> None:
+        """Commit a checkpoint of where the trainer stands."""
+        evaluate = self._evaluate
+        facts = {
+            "epoch": trainer.epoch,
+            "samples": trainer.samples,
+            "is_epoch_end": trainer.is_epoch_end,
+            "is_run_end": trainer.is_run_end,
+            "averages": list(trainer.averages),
+            "metrics": {name: e.as_dict() for name, e in evaluate.evaluations.items()}
+            if evaluate
+            else {},
+            "winner": evaluate.winner if evaluate else None,
+            "best": evaluate.best if evaluate else {},
+            **self._facts(),
+        }
+        path = self._store.save(trainer.step, checkpoint_files(trainer), facts)
+        logger.info("step %d saved in %s", trainer.step, path)
+
+
+def _step_in_epoch(trainer: Trainer) -> int:
+    if trainer.is_epoch_end:
+        return trainer.steps_per_epoch
+    return trainer.samples * trainer.steps_per_epoch // len(trainer.reader.dataset)
+
+
+def _training_line(trainer: Trainer, totals: Totals, record: Mapping[str, Any]) -> str:
+    done, of = _step_in_epoch(trainer), trainer.steps_per_epoch
+    step_s = totals.step_s / totals.num_steps
+    steps_left = (trainer.num_epochs - trainer.epoch) * of + of - done
+    eta = datetime.timedelta(seconds=int(steps_left * step_s))
+    return (
+        f"Epoch: [{trainer.epoch}/{trainer.num_epochs}] [{done:>{len(str(of))}}/{of}] "
+        f"learning_rate: {record['lr']:.6f} loss: {record['loss']:.4f} acc: {record['top1']:.4f} "
+        f"eta: {eta} batch_cost: {step_s:.4f} data_cost: {totals.data_s / totals.num_steps:.4f} "
+        f"ips: {record['ips']:.1f} images/s"
+    )

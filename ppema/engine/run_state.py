@@ -1,0 +1,151 @@
+"""What a checkpoint of a run holds, and how a trainer is put back to it."""
+
+from __future__ import annotations
+
+import logging
+from functools import partial
+from typing import Any, Callable, Mapping
+
+import numpy as np
+
+from ..averaging import WeightAverage
+from ..checkpoint import (
+    Checkpoint,
+    load_strictly,
+    load_structured_optimizer_state,
+    require_finite,
+    structured_optimizer_state,
+)
+from ..errors import CheckpointError
+from .rng import rng_from_json, rng_to_json
+from .trainer import Trainer
+
+logger = logging.getLogger(__name__)
+
+MODEL_FILE = "model.pdparams"
+OPTIMIZER_FILE = "optimizer.pdopt"
+STATE_FILE = "state.pdstates"
+
+
+def average_file(name: str) -> str:
+    """Return the file that holds the average of this name."""
+    return f"{name}.pdparams"
+
+
+def checkpoint_files(trainer: Trainer) -> dict[str, tuple[str, Callable[[], Any]]]:
+    """Return name -> (role, maker of the contents) of every file of a checkpoint.
+
+    Raises (from a maker):
+        NonFiniteError: a weight is NaN or infinite; such a checkpoint is not written.
+    """
+    files: dict[str, tuple[str, Callable[[], Any]]] = {
+        MODEL_FILE: ("raw", lambda: _finite(trainer.model.state_dict()))
+    }
+    for name, average in trainer.averages.items():
+        files[average_file(name)] = ("average", partial(_finite_average, average))
+    files[OPTIMIZER_FILE] = (
+        "optimizer",
+        lambda: structured_optimizer_state(trainer.optimizer, trainer.model),
+    )
+    files[STATE_FILE] = ("state", lambda: _trainer_state(trainer))
+    return files
+
+
+def restore(trainer: Trainer, checkpoint: Checkpoint) -> None:
+    """Put model, optimizer, averages, schedule, generators and place in the epoch back.
+
+    An average that the checkpoint lacks starts from the weights loaded; one that the trainer
+    lacks is dropped; both with a line in the log.
+
+    Raises:
+        CheckpointError: a file is damaged or does not fit.
+    """
+    source = checkpoint.path.name
+    load_strictly(trainer.model, checkpoint.read(MODEL_FILE), f"{source}/{MODEL_FILE}")
+    load_structured_optimizer_state(
+        trainer.optimizer,
+        trainer.model,
+        checkpoint.read(OPTIMIZER_FILE),
+        f"{source}/{OPTIMIZER_FILE}",
+    )
+    state = checkpoint.read(STATE_FILE)
+    _restore_averages(trainer.averages, state["averages"], checkpoint)
+    if trainer.lr_scheduler is not None:
+        trainer.lr_scheduler.set_state_dict(state["lr_scheduler"])
+        trainer.optimizer.set_lr_scheduler(trainer.lr_scheduler)
+    if trainer.scaler is not None and state["scaler"]:
+        trainer.scaler.load_state_dict(state["scaler"])
+    for hook in trainer.hooks:
+        if hook.name in state["hooks"]:
+            hook.set_state_dict(state["hooks"][hook.name])
+    trainer.step, trainer.epoch, trainer.samples = (
+        state["progress"][key] for key in ("step", "epoch", "samples")
+    )
+    rng_from_json(state["rng"])
+
+
+def _trainer_state(trainer: Trainer) -> dict[str, Any]:
+    schedule = trainer.lr_scheduler.state_dict() if trainer.lr_scheduler else {}
+    return {
+        "progress": {"step": trainer.step, "epoch": trainer.epoch, "samples": trainer.samples},
+        "averages": {name: _average_state(avg) for name, avg in trainer.averages.items()},
+        "lr_scheduler": _plain(schedule),
+        "scaler": _plain(trainer.scaler.state_dict()) if trainer.scaler else {},
+        "hooks": {hook.name: _plain(hook.state_dict()) for hook in trainer.hooks if hook.name},
+        "rng": rng_to_json(),
+    }
+
+
+def _average_state(average: WeightAverage) -> dict[str, Any]:
+    """Return the average's state without the shadows that its own weight file holds already."""
+    state = average.state_dict()
+    served = average.averaged_state_dict()
+    shadow = {
+        name: tensor.numpy()
+        for name, tensor in state["shadow"].items()
+        if served[name].dtype != tensor.dtype
+        or served[name].numpy().tobytes() != tensor.numpy().tobytes()
+    }
+    return {**state, "shadow": shadow}
+
+
+def _restore_averages(
+    averages: Mapping[str, WeightAverage], states: Mapping[str, Any], checkpoint: Checkpoint
+) -> None:
+    for name in states:
+        if name not in averages:
+            logger.info("average %s is not in the config any more; it is dropped", name)
+    for name, average in averages.items():
+        if name not in states:
+            average.register()
+            logger.info("average %s is new; it starts from the weights of this checkpoint", name)
+            continue
+        served = checkpoint.read(average_file(name))
+        state = dict(states[name])
+        wanted = average.state_dict()["shadow"]
+        filled = {key: served[key] for key in wanted if key in served}
+        state["shadow"] = {**filled, **state["shadow"]}
+        try:
+            average.set_state_dict(state)
+        except ValueError as error:
+            raise CheckpointError(f"{checkpoint.path.name}: average {name}: {error}") from None
+
+
+def _finite_average(average: WeightAverage) -> dict[str, Any]:
+    return _finite(average.averaged_state_dict())
+
+
+def _finite(state: dict[str, Any]) -> dict[str, Any]:
+    require_finite(state, "save")
+    return state
+
+
+def _plain(value: Any) -> Any:
+    """Return the value in Python's own types: only those may stand in a checkpoint."""
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    if isinstance(value, np.generic):
+        return value.item()
+    return value

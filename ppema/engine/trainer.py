@@ -1,0 +1,229 @@
+"""The training loop and the hooks that watch it; it knows no config."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from dataclasses import dataclass, field
+from typing import Any, Callable, Iterator, Literal, Mapping, Optional, Sequence
+
+import paddle
+
+from ..averaging import WeightAverage
+from ..errors import NonFiniteError
+from ..metrics import num_correct
+from .finite import first_non_finite
+
+NonFinitePolicy = Literal["error", "skip"]
+AmpLevel = Literal["off", "O1", "O2"]
+
+
+class Hook:
+    """Do something beside the loop, which reads:
+
+    for hook in hooks: hook.before_run(trainer)
+    for each epoch, for each step of it:
+        forward, loss, backward, finite check, optimizer.step(), clear_grad()
+        averages update;  lr.step();  step += 1
+        for hook in hooks: hook.after_step(trainer)     # trainer.is_epoch_end, .is_run_end
+    for hook in hooks: hook.after_run(trainer)          # also when the run ends in an exception
+    """
+
+    name = ""
+
+    def before_run(self, trainer: Trainer) -> None:
+        """Act once before the first step."""
+
+    def after_step(self, trainer: Trainer) -> None:
+        """Act after each step, averages already updated."""
+
+    def after_run(self, trainer: Trainer) -> None:
+        """Act once at the end, whether the run is done or broke off."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what the hook must remember across a resume: numbers, text, dicts of them."""
+        return {}
+
+    def set_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take back what `state_dict` gave."""
+
+
+@dataclass
+class Totals:
+    """What the steps since the last log line add up to; tensors stay on the device."""
+
+    losses: list[tuple[int, Any]] = field(default_factory=list)
+    corrects: list[Any] = field(default_factory=list)
+    num_steps: int = 0
+    step_s: float = 0.0
+    data_s: float = 0.0
+
+    @property
+    def num_samples(self) -> int:
+        """Return the images seen."""
+        return sum(count for count, _ in self.losses)
+
+    def mean_loss(self) -> float:
+        """Return the mean loss of an image; waits for the device."""
+        return sum(count * float(loss) for count, loss in self.losses) / self.num_samples
+
+    def accuracy(self) -> float:
+        """Return the share of images whose class was first; waits for the device."""
+        return sum(int(correct) for correct in self.corrects) / self.num_samples
+
+
+class Trainer:
+    """Train a model and keep its averages: one optimizer step per `run_step`.
+
+    Args:
+        model: a paddle.nn.Layer; called with images float32 [N, C, H, W], gives logits [N, K].
+        loss_fn: called with logits and labels int64 [N], gives a scalar.
+        optimizer: a paddle.optimizer.Optimizer over the model's parameters.
+        reader: `batches(epoch, start)` yields batches of `image` and `label` arrays.
+        averages: updated after each step that moved the weights, by name.
+        hooks: called in this order.
+        lr_scheduler: stepped once per step; None for a constant rate.
+        accumulate_steps: batches whose gradients make one step.
+        non_finite: a NaN or Inf in a gradient ends the run (error) or leaves the step out (skip).
+        max_skips: steps left out in a row before the run ends all the same.
+        amp: off, O1 or O2, by paddle.amp with a GradScaler.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        loss_fn: Callable[..., Any],
+        optimizer: Any,
+        reader: Any,
+        averages: Mapping[str, WeightAverage],
+        hooks: Sequence[Hook] = (),
+        *,
+        num_epochs: int,
+        lr_scheduler: Optional[Any] = None,
+        accumulate_steps: int = 1,
+        non_finite: NonFinitePolicy = "error",
+        max_skips: int = 10,
+        amp: AmpLevel = "off",
+    ) -> None:
+        self.model, self.loss_fn, self.optimizer = model, loss_fn, optimizer
+        self.reader, self.averages, self.hooks = reader, dict(averages), list(hooks)
+        self.num_epochs, self.lr_scheduler = num_epochs, lr_scheduler
+        self.scaler = paddle.amp.GradScaler() if amp != "off" else None
+        self.step, self.epoch, self.samples = 0, 1, 0
+        self.is_epoch_end = self.is_run_end = False
+        self.decays: dict[str, float] = {}
+        self.totals = Totals()
+        self._accumulate_steps, self._amp = accumulate_steps, amp
+        self._non_finite, self._max_skips, self._skips_in_a_row = non_finite, max_skips, 0
+        # Looked up once: walking the layers at each step costs more than the check itself.
+        self._parameters = [p for p in model.named_parameters() if not p[1].stop_gradient]
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Return the optimizer steps of one epoch."""
+        return -(-len(self.reader) // self._accumulate_steps)
+
+    def train(self) -> None:
+        """Run from where the trainer stands to the end of the last epoch.
+
+        Raises:
+            NonFiniteError: a NaN or Inf that the policy does not allow.
+        """
+        self.model.train()
+        try:
+            for hook in self.hooks:
+                hook.before_run(self)
+            while self.epoch <= self.num_epochs:
+                self._train_epoch()
+                self.epoch, self.samples = self.epoch + 1, 0
+        finally:
+            for hook in self.hooks:
+                hook.after_run(self)
+
+    def run_step(self, batches: Sequence[Any]) -> None:
+        """Do one optimizer step on one or more batches, then move the averages."""
+        self._accumulate_gradients(batches)
+        has_moved = self._move_weights()
+        self.optimizer.clear_grad()
+        if has_moved:
+            for name, average in self.averages.items():
+                self.decays[name] = average.update()
+        if self.lr_scheduler is not None:
+            self.lr_scheduler.step()
+        self.step += 1
+
+    def _train_epoch(self) -> None:
+        started = time.perf_counter()
+        for batches, is_last in self._grouped_batches():
+            self.totals.data_s += time.perf_counter() - started
+            self.run_step(batches)
+            self.samples += sum(len(batch.label) for batch in batches)
+            self.is_epoch_end = is_last
+            self.is_run_end = is_last and self.epoch == self.num_epochs
+            self.totals.num_steps += 1
+            self.totals.step_s += time.perf_counter() - started
+            for hook in self.hooks:
+                hook.after_step(self)
+            started = time.perf_counter()
+
+    def _grouped_batches(self) -> Iterator[tuple[list[Any], bool]]:
+        """Yield the batches of each step, and whether the epoch ends with it."""
+        group: list[Any] = []
+        for batch in self.reader.batches(self.epoch, self.samples):
+            if len(group) == self._accumulate_steps:
+                yield group, False
+                group = []
+            group.append(batch)
+        if group:
+            yield group, True
+
+    def _accumulate_gradients(self, batches: Sequence[Any]) -> None:
+        total = sum(len(batch.label) for batch in batches)
+        for batch in batches:
+            image, label = paddle.to_tensor(batch.image), paddle.to_tensor(batch.label)
+            with self._autocast():
+                logits = self.model(image)
+                loss = self.loss_fn(logits, label)
+            count = len(batch.label)
+            # Weighted by images, so that k batches give the gradient of one k times as large.
+            share = loss if count == total else loss * (count / total)
+            (self.scaler.scale(share) if self.scaler else share).backward()
+            with paddle.no_grad():
+                self.totals.losses.append((count, loss.detach()))
+                self.totals.corrects.append(num_correct(logits, label, 1))
+
+    def _autocast(self) -> Any:
+        if self._amp == "off":
+            return contextlib.nullcontext()
+        return paddle.amp.auto_cast(level=self._amp)
+
+    def _move_weights(self) -> bool:
+        """Step the optimizer where the gradients allow it; tell whether the weights moved."""
+        if self.scaler is not None:
+            self.scaler.unscale_(self.optimizer)
+        fault = first_non_finite(
+            (name, p.grad) for name, p in self._parameters if p.grad is not None
+        )
+        if self.scaler is not None:
+            # The scaler leaves out steps whose gradients overflowed and lowers its scale.
+            self.scaler.step(self.optimizer)
+            self.scaler.update()
+        elif fault is None:
+            self.optimizer.step()
+        if fault is not None:
+            self._count_skip(fault)
+            return False
+        self._skips_in_a_row = 0
+        fault = first_non_finite(self._parameters)
+        if fault is not None:
+            raise NonFiniteError(f"step {self.step + 1}: {fault} is not finite after the update")
+        return True
+
+    def _count_skip(self, fault: str) -> None:
+        self._skips_in_a_row += 1
+        text = f"step {self.step + 1}: the gradient of {fault} is not finite"
+        # An overflow under AMP is how its scaler finds the scale.
+        if self._non_finite == "error" and self.scaler is None:
+            raise NonFiniteError(f"{text}; the weights before it stand")
+        if self._skips_in_a_row > self._max_skips:
+            raise NonFiniteError(f"{text}, {self._skips_in_a_row} steps in a row")

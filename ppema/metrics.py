@@ -1,0 +1,38 @@
+"""What evaluation measures: top-1, top-2 and the mean loss."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import paddle
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Shares in [0, 1] of images whose class is first, or among the first two; the mean loss."""
+
+    top1: float
+    top2: float
+    loss: float
+
+    def as_dict(self) -> dict[str, float]:
+        """Return the figures by name, as they stand in metrics.jsonl and the manifest."""
+        return asdict(self)
+
+    @property
+    def rank(self) -> tuple[float, float]:
+        """Return what a better evaluation has more of: top-1, then a lower loss."""
+        return (self.top1, -self.loss)
+
+    def __str__(self) -> str:
+        return f"top1 {self.top1:.2%}, top2 {self.top2:.2%}, loss {self.loss:.4f}".replace(
+            "%", " %"
+        )
+
+
+def num_correct(logits: Any, label: Any, k: int) -> Any:
+    """Return how many of `label` [N] are among the k largest of `logits` [N, C], as int64 []."""
+    k = min(k, logits.shape[1])
+    predicted = paddle.topk(logits, k, axis=1)[1]
+    return (predicted == label.unsqueeze(1)).sum()

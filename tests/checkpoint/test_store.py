@@ -1,0 +1,159 @@
+"""The checkpoint store: whole or absent, checked before use, pruned after the next is there."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+
+import paddle
+import pytest
+
+from ppema.checkpoint import BEST, FINAL, Checkpoint, CheckpointStore, RunLock, store
+from ppema.errors import CheckpointError, FolderInUseError, StorageError
+
+
+def files(value):
+    return {"model.pdparams": ("raw", lambda: {"w": paddle.full([4], float(value))})}
+
+
+@pytest.fixture
+def three(tmp_path):
+    """Return a store with the checkpoints of steps 10, 20 and 30."""
+    saved = CheckpointStore(tmp_path / "run", keep=3)
+    for step in (10, 20, 30):
+        saved.save(step, files(step), {"epoch": 1})
+    return saved
+
+
+def test_a_checkpoint_holds_what_was_saved_and_says_so(three):
+    checkpoint = three.newest()
+    assert checkpoint.path.name == "step_000000030"
+    assert checkpoint.read("model.pdparams")["w"].tolist() == [30.0] * 4
+    facts = checkpoint.manifest["files"]["model.pdparams"]
+    assert facts["role"] == "raw"
+    assert facts["size"] == (checkpoint.path / "model.pdparams").stat().st_size
+    assert sorted(os.listdir(three.folder)) == [f"step_0000000{n}0" for n in (1, 2, 3)]
+
+
+def damage_file(path, change):
+    content = bytearray(path.read_bytes())
+    path.write_bytes(change(content))
+
+
+def flip(content):
+    content[len(content) // 2] ^= 1
+    return bytes(content)
+
+
+@pytest.mark.parametrize("name", ["model.pdparams", "manifest.json"])
+@pytest.mark.parametrize(
+    "change", [flip, lambda c: bytes(c[:-1]), lambda c: bytes(c) + b"x", lambda c: b""]
+)
+def test_a_damaged_newest_is_left_for_the_one_before(three, name, change, caplog):
+    damage_file(three.path(30) / name, change)
+    assert three.newest().step == 20
+    assert f"step_000000030/{name}" in caplog.text
+    assert "using step_000000020" in caplog.text
+
+
+def test_a_missing_file_or_a_renamed_folder_is_noticed(three):
+    (three.path(30) / "model.pdparams").unlink()
+    os.rename(three.path(20), three.path(25))
+    assert three.newest().step == 10
+
+
+def test_a_manifest_whose_own_digest_is_wrong_is_not_believed(three):
+    path = three.path(30) / "manifest.json"
+    manifest = json.loads(path.read_text())
+    manifest["epoch"] = 99
+    path.write_text(json.dumps(manifest))
+    with pytest.raises(CheckpointError, match=r"manifest\.json: checksum differs"):
+        Checkpoint(three.path(30))
+
+
+def test_all_damaged_is_an_error_and_none_is_none(three, tmp_path):
+    for step in (10, 20, 30):
+        damage_file(three.path(step) / "model.pdparams", flip)
+    with pytest.raises(CheckpointError, match=r"no usable checkpoint in .* \(3 damaged\)"):
+        three.newest()
+    assert CheckpointStore(tmp_path / "nothing", 3).newest() is None
+
+
+def test_pruning_keeps_the_newest_and_the_linked(three):
+    three.link(BEST, 10)
+    three.link(FINAL, 30)
+    for step in (40, 50):
+        three.save(step, files(step), {})
+        three.prune()
+    assert three.steps() == [50, 40, 30, 10]
+    assert three.linked(BEST).step == 10
+    three.link(BEST, 50)
+    three.prune()
+    assert three.steps() == [50, 40, 30]
+    assert os.readlink(three.folder / BEST) == "step_000000050"
+
+
+def test_saving_the_same_step_again_leaves_a_whole_one_and_mends_a_damaged_one(three):
+    three.save(30, files(31), {})
+    assert three.newest().read("model.pdparams")["w"][0] == 30.0
+    damage_file(three.path(30) / "model.pdparams", flip)
+    three.save(30, files(31), {})
+    assert three.newest().read("model.pdparams")["w"][0] == 31.0
+
+
+def test_a_full_disk_leaves_the_checkpoints_before(three, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(store, "write_weight_file", full)
+    with pytest.raises(StorageError, match="cannot save step 40: no space left; step 30 kept"):
+        three.save(40, files(40), {})
+    assert three.steps() == [30, 20, 10]
+    assert not list(three.folder.glob(".tmp-*"))
+
+
+def test_an_interrupted_save_is_not_a_checkpoint(three):
+    def interrupted():
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        three.save(40, {**files(40), "ema.pdparams": ("average", interrupted)}, {})
+    assert three.newest().step == 30
+    three.clear_leftovers()
+    assert not list(three.folder.glob(".tmp-*"))
+
+
+def test_clear_leaves_no_checkpoint(three):
+    three.link(BEST, 10)
+    three.clear()
+    assert os.listdir(three.folder) == []
+
+
+HOLD_LOCK = """
+import sys, pathlib
+from ppema.checkpoint import RunLock
+lock = RunLock(pathlib.Path(sys.argv[1]))
+print("held", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_a_second_process_is_refused_until_the_first_is_gone(tmp_path):
+    holder = subprocess.Popen(
+        [sys.executable, "-c", HOLD_LOCK, str(tmp_path)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    with holder:
+        assert holder.stdout.readline() == "held\n"
+        with pytest.raises(FolderInUseError, match=f"is in use by process {holder.pid}"):
+            RunLock(tmp_path)
+        holder.kill()
+        holder.wait()
+    lock = RunLock(tmp_path)
+    assert (tmp_path / ".lock").read_text() == str(os.getpid())
+    lock.release()
+    RunLock(tmp_path).release()
