@@ -11,7 +11,7 @@ import paddle
 from paddle.base import core
 
 from .decay import ArgumentError
-from .views import flat_view, is_viewable
+from .views import BLOCK, BlendViews, is_viewable
 
 BufferPolicy = Literal["average", "copy", "recompute"]
 ShadowDtype = Literal["float32", "float64"]
@@ -23,8 +23,6 @@ _WIDTHS = {
     paddle.float32: 32,
     paddle.float64: 64,
 }
-# Blocks of this many weights keep the difference (scratch) in the second-level cache.
-_BLOCK = 32768
 
 
 @dataclass
@@ -34,22 +32,12 @@ class Shadow:
     names: list[str]
     live: Any
     average: Any
-    views: Optional[_Views] = field(default=None, repr=False)
+    views: Optional[BlendViews] = field(default=None, repr=False)
 
     @property
     def name(self) -> str:
         """Return the name the tensor has first in the model's own order."""
         return self.names[0]
-
-
-@dataclass
-class _Views:
-    """Flat NumPy views of a live tensor and its average, with the addresses they were made at."""
-
-    live_address: int
-    average_address: int
-    live: Any
-    average: Any
 
 
 @dataclass
@@ -225,32 +213,24 @@ class ShadowStore:
 
     def _blend_one(self, shadow: Shadow, weight: float) -> None:
         average, live = shadow.average, shadow.live
-        if not average.place.is_cpu_place():
-            average.add_((self._as_shadow(live) - average) * weight)
-            return
-        if live.dtype != average.dtype or not is_viewable(live):
-            live = self._as_shadow(live).contiguous()
         views = shadow.views
-        if (
-            views is None
-            or views.live_address != live.data_ptr()
-            or views.average_address != average.data_ptr()
-        ):
-            views = shadow.views = _make_views(live, average)
-        self._blend_views(views, weight)
+        # Asked first because it is cheap: a small model spends its update in such questions.
+        if views is not None and views.are_of(live, average):
+            views.blend(weight)
+        elif not is_viewable(average):
+            average.add_((self._as_shadow(live) - average) * weight)
+        elif live.dtype == average.dtype and is_viewable(live):
+            shadow.views = BlendViews(live, average, self._scratch_for(average))
+            shadow.views.blend(weight)
+        else:
+            converted = self._as_shadow(live).contiguous()
+            BlendViews(converted, average, self._scratch_for(average)).blend(weight)
 
-    def _blend_views(self, views: _Views, weight: float) -> None:
-        live, average = views.live, views.average
-        scratch = self._scratch.get(average.dtype)
-        if scratch is None:
-            scratch = self._scratch[average.dtype] = np.empty(_BLOCK, average.dtype)
-        rounded = average.dtype.type(weight)
-        for start in range(0, average.size, _BLOCK):
-            block = average[start : start + _BLOCK]
-            difference = scratch[: block.size]
-            np.subtract(live[start : start + _BLOCK], block, out=difference)
-            np.multiply(difference, rounded, out=difference)
-            np.add(block, difference, out=block)
+    def _scratch_for(self, average: Any) -> Any:
+        if average.dtype not in self._scratch:
+            dtype = str(average.dtype).replace("paddle.", "")
+            self._scratch[average.dtype] = np.empty(BLOCK, dtype)
+        return self._scratch[average.dtype]
 
 
 def _batch_norm_statistics(model: Any) -> set[int]:
@@ -307,7 +287,3 @@ def _point(live: Any, storage: Any) -> None:
     live.get_tensor()._share_data_with(storage)
     # A backward pass that saved the weight before the exchange must fail, not use the other one.
     live._bump_inplace_version()
-
-
-def _make_views(live: Any, average: Any) -> _Views:
-    return _Views(live.data_ptr(), average.data_ptr(), flat_view(live), flat_view(average))
