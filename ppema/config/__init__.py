@@ -1,0 +1,8 @@
+"""Strict YAML in, a typed config out; knows no class of ppema or Paddle."""
+
+from ..errors import ConfigError
+from .json_schema import json_schema
+from .load import Config, load_config, render
+from .named import Choices, Named
+
+__all__ = ["Choices", "Config", "ConfigError", "Named", "json_schema", "load_config", "render"]

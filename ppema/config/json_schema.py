@@ -1,0 +1,106 @@
+"""The JSON Schema of a config, so that editors complete and check while one types."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+from typing import Any, Literal, Mapping, Union, get_args, get_origin
+
+from .convert import MAPPINGS, SEQUENCES, Bounds, annotation_of_default, hints_of, hints_of_fields
+from .merge import BASE
+from .named import Choices, Named, arguments_of
+from .schema import Keys
+
+_TYPES = {bool: "boolean", int: "integer", float: "number", str: "string"}
+_IMPORT_PATH = r"^[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)+$"
+
+
+def json_schema(catalog: Mapping[str, Choices]) -> dict[str, Any]:
+    """Return the schema of all keys, with the arguments of the classes that are ppema's own.
+
+    No key is required, since a config may take any from its `_BASE_`.
+    """
+    schema = _object_of(Keys, "", catalog)
+    base = {"description": "files that this one is based on", "type": ["string", "array"]}
+    schema["properties"] = {BASE: base, **schema["properties"]}
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "A ppema config",
+        **schema,
+    }
+
+
+def _object_of(keys: type, path: str, catalog: Mapping[str, Choices]) -> dict[str, Any]:
+    hints = hints_of_fields(keys)
+    properties = {}
+    for entry in dataclasses.fields(keys):
+        key_path = f"{path}.{entry.name}" if path else entry.name
+        described = {"description": entry.metadata["help"]}
+        described.update(_schema_of(hints[entry.name], key_path, catalog))
+        described.update(_bounds(entry.metadata["bounds"]))
+        if entry.default is not dataclasses.MISSING:
+            described["default"] = entry.default
+        properties[entry.name] = described
+    return {"type": "object", "properties": properties, "additionalProperties": False}
+
+
+def _schema_of(annotation: Any, path: str, catalog: Mapping[str, Choices]) -> dict[str, Any]:
+    if annotation is Named:
+        return _section(catalog[path])
+    if Named in get_args(annotation):
+        if get_origin(annotation) is dict:
+            return {"type": "object", "additionalProperties": _section(catalog[path])}
+        return {"type": "array", "items": _section(catalog[path])}
+    if dataclasses.is_dataclass(annotation):
+        assert isinstance(annotation, type)
+        return _object_of(annotation, path, catalog)
+    return _type(annotation)
+
+
+def _section(choices: Choices) -> dict[str, Any]:
+    """Return the schema of `{name: …, arguments}`: one alternative for each class."""
+    own: dict[str, Any] = {"pattern": _IMPORT_PATH, "description": "an import path of your own"}
+    if choices.is_open:
+        name = {"type": "string", "anyOf": [{"enum": list(choices.classes)}, own]}
+        return {"type": "object", "properties": {"name": name}}
+    alternatives = [_class(name, cls, choices) for name, cls in choices.classes.items()]
+    alternatives.append({"type": "object", "properties": {"name": {"type": "string", **own}}})
+    # A child of a _BASE_ may leave the name out, and then says nothing of the class.
+    return {
+        "type": "object",
+        "if": {"required": ["name"]},
+        "then": {"anyOf": alternatives},
+    }
+
+
+def _class(name: str, cls: Any, choices: Choices) -> dict[str, Any]:
+    hints = hints_of(cls)
+    properties: dict[str, Any] = {"name": {"const": name}}
+    for key, parameter in arguments_of(cls, choices.given).items():
+        hint = hints.get(key, annotation_of_default(parameter.default))
+        properties[key] = _type(hint)
+        if parameter.default is not inspect.Parameter.empty:
+            default = parameter.default
+            properties[key]["default"] = list(default) if isinstance(default, tuple) else default
+    return {"type": "object", "properties": properties, "additionalProperties": False}
+
+
+def _type(annotation: Any) -> dict[str, Any]:
+    origin, arguments = get_origin(annotation), get_args(annotation)
+    if annotation in _TYPES:
+        return {"type": _TYPES[annotation]}
+    if origin is Literal:
+        return {"enum": list(arguments)}
+    if origin is Union:
+        members = [{"type": "null"} if m is type(None) else _type(m) for m in arguments]
+        return {"anyOf": members}
+    if (origin or annotation) in SEQUENCES:
+        return {"type": "array", **({"items": _type(arguments[0])} if arguments else {})}
+    if (origin or annotation) in MAPPINGS:
+        return {"type": "object"}
+    return {}
+
+
+def _bounds(bounds: Bounds) -> dict[str, Any]:
+    limits = {"minimum": bounds.at_least, "exclusiveMinimum": bounds.above}
+    return {name: limit for name, limit in limits.items() if limit is not None}

@@ -1,0 +1,185 @@
+"""From a config file and `-o` overrides to a typed, checked Config."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Mapping, Optional, Sequence, Union, get_args, get_origin
+
+from ..errors import ConfigError
+from .convert import convert, hints_of_fields, suggest, wrong
+from .merge import read_tree
+from .named import Choices, Named, convert_named
+from .render import render_tree
+from .schema import FOREIGN_KEYS, Keys
+from .strict_yaml import Mapping as MappingNode
+from .strict_yaml import Node, Origin
+from .strict_yaml import Sequence as SequenceNode
+
+_AVERAGE_NAME = re.compile(r"[a-z][a-z0-9_]*")
+# These name other things in a run's folder, in a table or on a command line.
+_RESERVED = ("raw", "best", "all", "train", "eval", "model", "optimizer", "state", "manifest")
+
+Catalog = Mapping[str, Choices]
+
+
+@dataclass
+class Config(Keys):
+    """A checked config: its keys as attributes, and where each value was written."""
+
+    name: str = ""
+    _origins: dict[str, Origin] = field(default_factory=dict, repr=False, compare=False)
+    _root: Origin = field(default_factory=lambda: Origin(""), repr=False, compare=False)
+
+    def origin(self, path: str) -> Optional[Origin]:
+        """Return where the key at a dotted path was written, None where it is a default."""
+        return self._origins.get(path)
+
+    def error(self, path: str, message: str) -> ConfigError:
+        """Return an error that begins with where the key, or the nearest key above it, stands."""
+        while path and path not in self._origins:
+            path = path.rpartition(".")[0]
+        return ConfigError(f"{self._origins.get(path, self._root)}: {message}")
+
+    def values(self) -> dict[str, Any]:
+        """Return all keys as plain values, defaults included, in the schema's order."""
+        return {f.name: _plain_value(getattr(self, f.name)) for f in dataclasses.fields(Keys)}
+
+    def dump(self) -> str:
+        """Return the whole config as YAML that reads back as an equal config."""
+        return render_tree(self.values(), lambda path: None)
+
+    def digest(self) -> str:
+        """Return the sha256 of the whole config."""
+        return hashlib.sha256(self.dump().encode()).hexdigest()
+
+
+def load_config(path: str, overrides: Sequence[str], catalog: Catalog) -> Config:
+    """Read, merge and check a config.
+
+    Args:
+        path: a YAML file.
+        overrides: `a.b=1` texts, as `-o` takes them.
+        catalog: the classes that sections may name, by the section's path.
+
+    Raises:
+        ConfigError: one line with file and line (or `-o key`) of what is wrong.
+    """
+    tree = read_tree(path, overrides)
+    values = _convert_fields(Keys, tree, "", catalog)
+    config = Config(**values, name=Path(path).stem)
+    config._root = tree.origin if tree.origin.line == 0 else Origin(tree.origin.place)
+    _collect_origins(tree, "", config._origins)
+    _check_averages(config)
+    return config
+
+
+def render(config: Config) -> str:
+    """Return the merged config as YAML with the file and line each value came from."""
+
+    def comment(path: str) -> str:
+        return str(config.origin(path) or "default")
+
+    return render_tree(config.values(), comment)
+
+
+def _convert_fields(keys: type, tree: MappingNode, path: str, catalog: Catalog) -> dict[str, Any]:
+    fields = {f.name: f for f in dataclasses.fields(keys)}
+    hints = hints_of_fields(keys)
+    for name in tree.items:
+        if name not in fields:
+            raise _unknown_key(name, path, tree.key_origins[name], fields)
+    values: dict[str, Any] = {}
+    for name, entry in fields.items():
+        key_path = f"{path}.{name}" if path else name
+        if name in tree.items:
+            value = _convert_key(tree.items[name], hints[name], key_path, catalog)
+            fault = entry.metadata["bounds"].fault(value)
+            if fault:
+                raise wrong(tree.items[name], key_path, fault)
+            values[name] = value
+        elif entry.default is entry.default_factory:  # both MISSING: there is no default
+            where = tree.origin if path else Origin(tree.origin.place)
+            raise ConfigError(f"{where}: {key_path!r} is missing")
+    return values
+
+
+def _convert_key(node: Node, annotation: Any, path: str, catalog: Catalog) -> Any:
+    if dataclasses.is_dataclass(annotation) and annotation is not Named:
+        if not isinstance(node, MappingNode):
+            raise wrong(node, path, "a mapping")
+        assert isinstance(annotation, type)
+        return annotation(**_convert_fields(annotation, node, path, catalog))
+    if annotation is Named:
+        return convert_named(node, catalog[path], path)
+    if Named in get_args(annotation):
+        return _convert_collection(node, get_origin(annotation), path, catalog[path])
+    return convert(node, annotation, path)
+
+
+def _convert_collection(
+    node: Node, kind: Any, path: str, choices: Choices
+) -> Union[dict[str, Named], list[Named]]:
+    if kind is dict:
+        if not isinstance(node, MappingNode):
+            raise wrong(node, path, "a mapping of names to sections")
+        return {
+            name: convert_named(child, choices, f"{path}.{name}")
+            for name, child in node.items.items()
+        }
+    if not isinstance(node, SequenceNode):
+        raise wrong(node, path, "a list of sections")
+    return [
+        convert_named(child, choices, f"{path}.{index}") for index, child in enumerate(node.items)
+    ]
+
+
+def _unknown_key(name: str, path: str, origin: Origin, fields: Mapping[str, Any]) -> ConfigError:
+    if not path and name in FOREIGN_KEYS:
+        return ConfigError(f"{origin}: {name!r} is written as a section here: {FOREIGN_KEYS[name]}")
+    key_path = f"{path}.{name}" if path else name
+    return ConfigError(f"{origin}: unknown key {key_path!r}{suggest(name, fields)}")
+
+
+def _check_averages(config: Config) -> None:
+    for name in config.Averages:
+        if not _AVERAGE_NAME.fullmatch(name) or name in _RESERVED:
+            raise config.error(
+                f"Averages.{name}",
+                f"an average must be named by small letters, digits and _, and not "
+                f"{', '.join(_RESERVED)}; got {name!r}",
+            )
+    allowed = ("raw", "best", *config.Averages)
+    if config.select not in allowed:
+        raise config.error(
+            "select",
+            f"select must be one of {', '.join(allowed)}, got {config.select!r}"
+            + suggest(config.select, allowed).partition("; known")[0],
+        )
+
+
+def _collect_origins(node: Node, path: str, origins: dict[str, Origin]) -> None:
+    if isinstance(node, MappingNode):
+        for key, child in node.items.items():
+            child_path = f"{path}.{key}" if path else key
+            origins[child_path] = node.key_origins[key]
+            _collect_origins(child, child_path, origins)
+    elif isinstance(node, SequenceNode):
+        for index, child in enumerate(node.items):
+            origins[f"{path}.{index}"] = child.origin
+            _collect_origins(child, f"{path}.{index}", origins)
+
+
+def _plain_value(value: Any) -> Any:
+    if isinstance(value, Named):
+        return {"name": value.name, **value.arguments}
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {f.name: _plain_value(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if isinstance(value, dict):
+        return {key: _plain_value(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain_value(item) for item in value]
+    return value

@@ -1,0 +1,140 @@
+"""A section that names a class: `{name: Adam, beta1: 0.9}`, checked against its signature."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from dataclasses import dataclass, field
+from typing import Any, Callable, Mapping, Optional
+
+from ..errors import ConfigError
+from .convert import Unsupported, annotation_of_default, convert, hints_of, plain, suggest, wrong
+from .strict_yaml import Mapping as MappingNode
+from .strict_yaml import Node, Origin, Scalar
+
+
+@dataclass(frozen=True)
+class Choices:
+    """The classes that a section may name.
+
+    Args:
+        classes: by the short name that stands in a config.
+        given: the parameters that ppema itself fills in, so that a config may not.
+        base: what a user's own class, named by its import path, must be derived from.
+        is_open: the arguments are Paddle's or the user's, and left open in the JSON schema.
+    """
+
+    classes: Mapping[str, Callable[..., Any]]
+    given: frozenset[str] = field(default_factory=frozenset)
+    base: Optional[type] = None
+    is_open: bool = False
+
+
+@dataclass(frozen=True)
+class Named:
+    """A class chosen by a config, with its checked arguments; `path` is the section's key."""
+
+    name: str
+    cls: Callable[..., Any]
+    arguments: dict[str, Any]
+    path: str
+
+
+def convert_named(node: Node, choices: Choices, path: str) -> Named:
+    """Return the class and arguments that a section asks for.
+
+    Raises:
+        ConfigError: an unknown class or argument, a missing one, or one of the wrong type.
+    """
+    if not isinstance(node, MappingNode):
+        raise wrong(node, path, "a mapping with a name, such as {name: …}")
+    name_node = node.items.get("name")
+    if name_node is None:
+        raise ConfigError(f"{node.origin}: '{path}.name' is missing")
+    if not isinstance(name_node, Scalar) or not isinstance(name_node.value, str):
+        raise wrong(name_node, f"{path}.name", "the name of a class")
+    name = name_node.value
+    cls = _find_class(name, choices, path, name_node.origin)
+    parameters = arguments_of(cls, choices.given)
+    hints = hints_of(cls)
+    arguments: dict[str, Any] = {}
+    for key, child in node.items.items():
+        if key == "name":
+            continue
+        key_path = f"{path}.{key}"
+        _check_known(key, parameters, choices, path, node.key_origins[key])
+        arguments[key] = _convert_argument(child, parameters.get(key), hints, key_path)
+    for key, parameter in parameters.items():
+        if parameter.default is parameter.empty and key not in arguments and _is_named(parameter):
+            raise ConfigError(f"{node.origin}: '{path}.{key}' is missing")
+    return Named(name, cls, arguments, path)
+
+
+def arguments_of(cls: Callable[..., Any], given: frozenset[str]) -> dict[str, inspect.Parameter]:
+    """Return the parameters of a class that a config may set, and `**kwargs` where it has them."""
+    try:
+        parameters = inspect.signature(cls).parameters
+    except (TypeError, ValueError):
+        return {"kwargs": inspect.Parameter("kwargs", inspect.Parameter.VAR_KEYWORD)}
+    return {
+        name: parameter
+        for name, parameter in parameters.items()
+        if name not in given and parameter.kind is not parameter.VAR_POSITIONAL
+    }
+
+
+def _is_named(parameter: inspect.Parameter) -> bool:
+    return parameter.kind is not parameter.VAR_KEYWORD
+
+
+def _check_known(
+    key: str,
+    parameters: Mapping[str, inspect.Parameter],
+    choices: Choices,
+    path: str,
+    origin: Origin,
+) -> None:
+    if key in choices.given:
+        raise ConfigError(f"{origin}: '{path}.{key}' is set by ppema; leave it out")
+    named = [name for name, parameter in parameters.items() if _is_named(parameter)]
+    if key not in named and len(named) == len(parameters):
+        raise ConfigError(f"{origin}: unknown key '{path}.{key}'{suggest(key, named)}")
+
+
+def _convert_argument(
+    node: Node, parameter: Optional[inspect.Parameter], hints: Mapping[str, Any], path: str
+) -> Any:
+    if parameter is None:
+        return plain(node)
+    annotation = hints.get(parameter.name)
+    if annotation is None:
+        annotation = annotation_of_default(parameter.default)
+    try:
+        return convert(node, annotation, path)
+    except Unsupported:
+        return plain(node)
+
+
+def _find_class(name: str, choices: Choices, path: str, origin: Origin) -> Callable[..., Any]:
+    if name in choices.classes:
+        return choices.classes[name]
+    if "." not in name:
+        near = suggest(name, choices.classes)
+        raise ConfigError(f"{origin}: {path}.name: there is no {name!r}{near}")
+    module_name, _, attribute = name.rpartition(".")
+    try:
+        found = getattr(importlib.import_module(module_name), attribute)
+    # The module is the user's own and may fail in any way.
+    except Exception as error:
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise ConfigError(f"{origin}: {path}.name: cannot import {name!r}: {reason}") from None
+    if not callable(found):
+        raise ConfigError(f"{origin}: {path}.name: {name!r} is not a class")
+    if choices.base is not None and not _derives(found, choices.base):
+        base = f"{choices.base.__module__}.{choices.base.__qualname__}"
+        raise ConfigError(f"{origin}: {path}.name: {name!r} is not derived from {base}")
+    return found  # type: ignore[no-any-return]
+
+
+def _derives(found: Any, base: type) -> bool:
+    return isinstance(found, type) and issubclass(found, base)

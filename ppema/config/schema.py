@@ -1,0 +1,92 @@
+"""Every key of a config: its type, its range, its only default, and what it is for."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any, Dict, List, Literal, Optional, Union
+
+from .convert import Bounds
+from .named import Named
+
+
+def key(
+    help: str,
+    default: Any = dataclasses.MISSING,
+    at_least: Optional[float] = None,
+    above: Optional[float] = None,
+) -> Any:
+    """Return a dataclass field; one without a default must be in the config."""
+    metadata = {"help": help, "bounds": Bounds(at_least, above)}
+    if isinstance(default, (list, dict)):
+        return dataclasses.field(default_factory=type(default), metadata=metadata)
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+@dataclass
+class LearningRateKeys:
+    """The learning rate and its schedule."""
+
+    base_lr: float = key("the learning rate, before any schedule", above=0)
+    schedulers: List[Named] = key("at most one class of paddle.optimizer.lr, in steps", [])
+
+
+@dataclass
+class TrainReaderKeys:
+    """How training data becomes batches."""
+
+    batch_size: int = key("images in a batch", at_least=1)
+    shuffle: bool = key("another order each epoch, keyed by seed and epoch", True)
+    drop_last: bool = key("leave out a last batch that is not full", False)
+
+
+@dataclass
+class EvalReaderKeys:
+    """How evaluation data becomes batches."""
+
+    batch_size: int = key("images in a batch; does not change the figures", at_least=1)
+
+
+@dataclass
+class Keys:
+    """The keys of a config file, in the order in which a merged config shows them."""
+
+    epoch: int = key("passes over the training data", at_least=1)
+    TrainDataset: Named = key("the data to train on")
+    EvalDataset: Named = key("the data to evaluate on")
+    TrainReader: TrainReaderKeys = key("batches to train on")
+    EvalReader: EvalReaderKeys = key("batches to evaluate on")
+    Model: Named = key("the network")
+    Loss: Named = key("the loss, of logits and labels")
+    LearningRate: LearningRateKeys = key("the learning rate")
+    Optimizer: Named = key("a class of paddle.optimizer")
+    Averages: Dict[str, Named] = key("averages of the weights, each under a name of your own", {})
+    select: str = key("the weights that count: raw, an average's name, or best", "best")
+    use_gpu: Union[bool, Literal["auto"]] = key("auto: where CUDA is built in and visible", "auto")
+    seed: int = key("of weights, order and dropout", 0, at_least=0)
+    accumulate_steps: int = key("batches whose gradients make one step", 1, at_least=1)
+    amp: Literal["off", "O1", "O2"] = key("mixed precision, on a GPU", "off")
+    non_finite: Literal["error", "skip"] = key("what a NaN or Inf gradient leads to", "error")
+    max_skips: int = key("steps left out in a row before the run ends", 10, at_least=0)
+    offline: Literal["digits", "error"] = key(
+        "where no MNIST can be had: the embedded digits, or an error", "error"
+    )
+    save_dir: str = key("run folders go here, each named after its config", "output")
+    weights: Optional[str] = key("what to evaluate: a run folder, a checkpoint, a file", None)
+    log_iter: int = key("steps between log lines", 20, at_least=1)
+    snapshot_epoch: int = key("epochs between checkpoints", 1, at_least=1)
+    snapshot_iter: int = key("steps between further checkpoints; 0 for none", 0, at_least=0)
+    keep_checkpoint_max: int = key("newest checkpoints to keep, beside the best", 3, at_least=1)
+    use_vdl: bool = key("write records for VisualDL", True)
+    vdl_log_dir: Optional[str] = key("where they go; vdl in the run's folder by default", None)
+
+
+# What users of PaddleDetection will try, and how it is written here.
+FOREIGN_KEYS = {
+    "use_ema": "Averages: {ema: {name: ExponentialMovingAverage, decay: 0.9998}}",
+    "ema_decay": "Averages: {ema: {name: ExponentialMovingAverage, decay: 0.9998}}",
+    "ema_decay_type": "Averages: {ema: {name: ExponentialMovingAverage, schedule: threshold}}",
+    "ema_black_list": "Averages: {ema: {name: ExponentialMovingAverage, exclude: [fc.*]}}",
+    "architecture": "Model: {name: LeNet}",
+    "metric": "select: best",
+}

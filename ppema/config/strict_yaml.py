@@ -1,0 +1,211 @@
+"""YAML without its traps: text becomes nodes that know their line, and nothing is guessed.
+
+No duplicate keys, anchors, aliases, merges or tags; numbers as YAML 1.2 has them (1e-3 is one).
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from typing import Any, Iterator, Optional, Union
+
+import yaml
+
+from ..errors import ConfigError
+
+MAX_BYTES = 1 << 20
+MAX_DEPTH = 20
+# A config of this many parts is not one that a person wrote; reading it would take seconds.
+_MAX_EVENTS = 50_000
+
+_INTEGER = re.compile(r"[-+]?[0-9]{1,300}|0o[0-7]{1,300}|0x[0-9a-fA-F]{1,300}")
+_FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
+_CONSTANTS = {
+    **dict.fromkeys(("", "~", "null", "Null", "NULL")),
+    **dict.fromkeys(("true", "True", "TRUE"), True),
+    **dict.fromkeys(("false", "False", "FALSE"), False),
+    **dict.fromkeys((".inf", ".Inf", ".INF", "+.inf", "+.Inf", "+.INF"), float("inf")),
+    **dict.fromkeys(("-.inf", "-.Inf", "-.INF"), float("-inf")),
+    **dict.fromkeys((".nan", ".NaN", ".NAN"), float("nan")),
+}
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a value was written: `lenet.yml:12`, `lenet.yml`, or `-o epoch`."""
+
+    place: str
+    line: int = 0
+
+    def __str__(self) -> str:
+        return f"{self.place}:{self.line}" if self.line else self.place
+
+
+@dataclass
+class Scalar:
+    """A value: what it means, and the very text of it."""
+
+    value: Any
+    text: str
+    origin: Origin
+
+
+@dataclass
+class Sequence:
+    """A list."""
+
+    origin: Origin
+    items: list[Node] = field(default_factory=list)
+
+
+@dataclass
+class Mapping:
+    """A mapping; `key_origins` tells where each key stands."""
+
+    origin: Origin
+    items: dict[str, Node] = field(default_factory=dict)
+    key_origins: dict[str, Origin] = field(default_factory=dict)
+
+
+Node = Union[Scalar, Sequence, Mapping]
+
+
+def read_yaml(path: str) -> Mapping:
+    """Return the top-level mapping of a file.
+
+    Raises:
+        ConfigError: with file and line, for all that is refused.
+    """
+    try:
+        with open(path, "rb") as file:
+            content = file.read(MAX_BYTES + 1)
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror or error}") from None
+    if len(content) > MAX_BYTES:
+        raise ConfigError(f"{path}: config is larger than 1 MiB")
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: not UTF-8 (byte {error.start})") from None
+    node = parse_yaml(text, path)
+    if not isinstance(node, Mapping):
+        raise ConfigError(f"{node.origin}: a config is a mapping of keys to values")
+    return node
+
+
+def parse_yaml(text: str, place: str) -> Node:
+    """Return the one document in `text` as a node.
+
+    Raises:
+        ConfigError: with file and line, for all that is refused.
+    """
+    try:
+        node = _build(_events(text, place), place)
+    except yaml.MarkedYAMLError as error:
+        raise ConfigError(_describe_syntax_error(error, text, place)) from None
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{place}: {str(error).splitlines()[0]}") from None
+    if node is None or (isinstance(node, Scalar) and not node.text):
+        raise ConfigError(f"{place}: config is empty")
+    return node
+
+
+def resolve_scalar(text: str) -> Any:
+    """Return what a plain (unquoted) scalar means: null, bool, int, float or the text itself.
+
+    Source: https://yaml.org/spec/1.2.2/#103-core-schema
+    """
+    if text in _CONSTANTS:
+        return _CONSTANTS[text]
+    if _INTEGER.fullmatch(text):
+        base = {"0o": 8, "0x": 16}.get(text[:2], 10)
+        return int(text, base)
+    if _FLOAT.fullmatch(text):
+        return float(text)
+    return text
+
+
+def _events(text: str, place: str) -> Iterator[Any]:
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    depth = 0
+    events: Iterator[Any] = yaml.parse(text, Loader=loader)
+    for count, event in enumerate(events):
+        origin = Origin(place, event.start_mark.line + 1)
+        if count > _MAX_EVENTS:
+            raise ConfigError(f"{origin}: more than {_MAX_EVENTS:,} parts")
+        if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None):
+            raise ConfigError(f"{origin}: anchors and aliases (&, *, <<) are not allowed")
+        if getattr(event, "tag", None):
+            raise ConfigError(f"{origin}: tags (!…) are not allowed")
+        depth += isinstance(event, yaml.CollectionStartEvent)
+        depth -= isinstance(event, yaml.CollectionEndEvent)
+        if depth > MAX_DEPTH:
+            raise ConfigError(f"{origin}: nested deeper than {MAX_DEPTH} levels")
+        yield event
+
+
+def _build(events: Iterator[Any], place: str) -> Optional[Node]:
+    """Return the node of the document that the events describe, None without a document."""
+    root: Optional[Node] = None
+    parents: list[Node] = []
+    keys: list[Optional[str]] = []  # of each open collection, the key that awaits its value
+    num_documents = 0
+    for event in events:
+        origin = Origin(place, event.start_mark.line + 1)
+        num_documents += isinstance(event, yaml.DocumentStartEvent)
+        if num_documents > 1:
+            raise ConfigError(f"{origin}: a second document (---) is not allowed")
+        if isinstance(event, yaml.CollectionEndEvent):
+            keys.pop()
+            node = parents.pop()
+        elif isinstance(event, yaml.NodeEvent):
+            node = _node_of(event, origin)
+            if parents and isinstance(parents[-1], Mapping) and keys[-1] is None:
+                keys[-1] = _new_key(parents[-1], node)
+                continue
+            if not isinstance(node, Scalar):
+                parents.append(node)
+                keys.append(None)
+                continue
+        else:
+            continue
+        if not parents:
+            root = node
+        elif isinstance(parents[-1], Mapping):
+            parents[-1].items[str(keys[-1])], keys[-1] = node, None
+        elif isinstance(parents[-1], Sequence):
+            parents[-1].items.append(node)
+    return root
+
+
+def _node_of(event: Any, origin: Origin) -> Node:
+    if isinstance(event, yaml.MappingStartEvent):
+        return Mapping(origin)
+    if isinstance(event, yaml.SequenceStartEvent):
+        return Sequence(origin)
+    is_plain = event.style in (None, "")
+    return Scalar(resolve_scalar(event.value) if is_plain else event.value, event.value, origin)
+
+
+def _new_key(mapping: Mapping, node: Node) -> str:
+    if not isinstance(node, Scalar):
+        raise ConfigError(f"{node.origin}: a key must be a word, not a list or a mapping")
+    key = node.text
+    if key == "<<":
+        raise ConfigError(f"{node.origin}: anchors and aliases (&, *, <<) are not allowed")
+    if key in mapping.items:
+        first = mapping.key_origins[key].line
+        raise ConfigError(f"{node.origin}: {key!r} is given twice (first on line {first})")
+    mapping.key_origins[key] = node.origin
+    return key
+
+
+def _describe_syntax_error(error: yaml.MarkedYAMLError, text: str, place: str) -> str:
+    mark = error.problem_mark or error.context_mark
+    number = 0 if mark is None else int(mark.line)
+    lines = text.splitlines()
+    line = lines[number] if number < len(lines) else ""
+    if "\t" in line[: len(line) - len(line.lstrip())]:
+        return f"{place}:{number + 1}: indented with a tab; use spaces"
+    problem = error.problem or "not YAML"
+    return f"{place}:{number + 1}: {problem}"
