@@ -1,7 +1,20 @@
 """Average the weights of a PaddlePaddle model while it trains."""
 
-from .averaging import ArgumentError, ExponentialMovingAverage, WeightAverage
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .averaging import ArgumentError, ExponentialMovingAverage, WeightAverage
 
 __all__ = ["ArgumentError", "ExponentialMovingAverage", "WeightAverage", "__version__"]
 
 __version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> Any:
+    # Looked up on first use, so that a tool can say what is wrong with its arguments at once:
+    # importing Paddle takes a second.
+    if name in __all__:
+        from . import averaging
+
+        return getattr(averaging, name)
+    raise AttributeError(f"module 'ppema' has no attribute {name!r}")

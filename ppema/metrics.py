@@ -26,9 +26,7 @@ class Evaluation:
         return (self.top1, -self.loss)
 
     def __str__(self) -> str:
-        return f"top1 {self.top1:.2%}, top2 {self.top2:.2%}, loss {self.loss:.4f}".replace(
-            "%", " %"
-        )
+        return f"top1 {_percent(self.top1)}  top2 {_percent(self.top2)}  loss {self.loss:.4f}"
 
 
 def num_correct(logits: Any, label: Any, k: int) -> Any:
@@ -36,3 +34,7 @@ def num_correct(logits: Any, label: Any, k: int) -> Any:
     k = min(k, logits.shape[1])
     predicted = paddle.topk(logits, k, axis=1)[1]
     return (predicted == label.unsqueeze(1)).sum()
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.2f} %"

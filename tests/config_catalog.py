@@ -32,7 +32,7 @@ class MNIST(Digits):
     pass
 
 
-def opaque(learning_rate, beta1=0.9, nesterov=False, steps: List[NotThere] = None):  # noqa: F821
+def opaque(learning_rate, beta1=0.9, nesterov=False, steps: List[NotThere] = []):  # noqa: B006, F821
     pass
 
 

@@ -1,7 +1,7 @@
 """Checkpoints that are whole or absent, and a reader that runs no code."""
 
 from .optimizer_state import load_structured_optimizer_state, structured_optimizer_state
-from .run_lock import RunLock
+from .run_lock import LOCK, RunLock
 from .store import BEST, FINAL, Checkpoint, CheckpointStore
 from .strict import load_strictly, require_finite
 from .weight_file import read_weight_file
@@ -9,6 +9,7 @@ from .weight_file import read_weight_file
 __all__ = [
     "BEST",
     "FINAL",
+    "LOCK",
     "Checkpoint",
     "CheckpointStore",
     "RunLock",

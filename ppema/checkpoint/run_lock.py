@@ -10,6 +10,9 @@ from typing import IO, Optional
 from ..errors import FolderInUseError
 
 
+LOCK = ".lock"
+
+
 class RunLock:
     """Hold `<folder>/.lock` until `release` or the end of the process, however it ends.
 
@@ -20,7 +23,7 @@ class RunLock:
 
     def __init__(self, folder: Path) -> None:
         # Held open on purpose: closing the file is what releases the lock.
-        self._file: Optional[IO[str]] = open(folder / ".lock", "a+", encoding="ascii")  # noqa: SIM115
+        self._file: Optional[IO[str]] = open(folder / LOCK, "a+", encoding="ascii")  # noqa: SIM115
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:

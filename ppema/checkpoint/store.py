@@ -204,11 +204,17 @@ class CheckpointStore:
 
     def clear(self) -> None:
         """Delete every checkpoint, link and leftover of a save that was interrupted."""
-        for link in (BEST, FINAL):
-            (self.folder / link).unlink(missing_ok=True)
-        for step in self.steps():
-            _remove(self.path(step))
+        self.drop_after(-1)
         self.clear_leftovers()
+
+    def drop_after(self, step: int) -> None:
+        """Delete the checkpoints newer than `step`, and the links that then lead nowhere."""
+        for newer in self.steps():
+            if newer > step:
+                _remove(self.path(newer))
+        for link in (BEST, FINAL):
+            if not (self.folder / link).exists():
+                (self.folder / link).unlink(missing_ok=True)
 
     def clear_leftovers(self) -> None:
         """Delete what a save that was interrupted left behind."""

@@ -29,11 +29,14 @@ class Bounds:
 
     at_least: Optional[float] = None
     above: Optional[float] = None
+    at_most: Optional[float] = None
 
     def fault(self, value: Any) -> Optional[str]:
         """Return what `value` must be instead, None where it is allowed."""
         if self.at_least is not None and not value >= self.at_least:
             return f"{self.at_least:g} or more"
+        if self.at_most is not None and not value <= self.at_most:
+            return f"{self.at_most:.0f} or less"
         if self.above is not None and not (value > self.above and math.isfinite(value)):
             return f"a finite number above {self.above:g}"
         return None

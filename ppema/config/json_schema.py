@@ -102,5 +102,9 @@ def _type(annotation: Any) -> dict[str, Any]:
 
 
 def _bounds(bounds: Bounds) -> dict[str, Any]:
-    limits = {"minimum": bounds.at_least, "exclusiveMinimum": bounds.above}
+    limits = {
+        "minimum": bounds.at_least,
+        "exclusiveMinimum": bounds.above,
+        "maximum": bounds.at_most,
+    }
     return {name: limit for name, limit in limits.items() if limit is not None}

@@ -15,9 +15,10 @@ def key(
     default: Any = dataclasses.MISSING,
     at_least: Optional[float] = None,
     above: Optional[float] = None,
+    at_most: Optional[float] = None,
 ) -> Any:
     """Return a dataclass field; one without a default must be in the config."""
-    metadata = {"help": help, "bounds": Bounds(at_least, above)}
+    metadata = {"help": help, "bounds": Bounds(at_least, above, at_most)}
     if isinstance(default, (list, dict)):
         return dataclasses.field(default_factory=type(default), metadata=metadata)
     return dataclasses.field(default=default, metadata=metadata)
@@ -63,7 +64,7 @@ class Keys:
     Averages: Dict[str, Named] = key("averages of the weights, each under a name of your own", {})
     select: str = key("the weights that count: raw, an average's name, or best", "best")
     use_gpu: Union[bool, Literal["auto"]] = key("auto: where CUDA is built in and visible", "auto")
-    seed: int = key("of weights, order and dropout", 0, at_least=0)
+    seed: int = key("of weights, order and dropout", 0, at_least=0, at_most=2**32 - 1)
     accumulate_steps: int = key("batches whose gradients make one step", 1, at_least=1)
     amp: Literal["off", "O1", "O2"] = key("mixed precision, on a GPU", "off")
     non_finite: Literal["error", "skip"] = key("what a NaN or Inf gradient leads to", "error")

@@ -67,13 +67,11 @@ def choose(evaluations: Mapping[str, Evaluation], select: str) -> str:
 
 def table(evaluations: Mapping[str, Evaluation], chosen: Optional[str] = None) -> str:
     """Return the evaluations as lines of text, one a name, the chosen one marked."""
-    width = max(len(name) for name in (*evaluations, "weights"))
-    lines = [f"{'weights':<{width}}     top1       top2      loss"]
-    for name, evaluation in evaluations.items():
-        figures = f"{evaluation.top1:8.2%}   {evaluation.top2:8.2%}".replace("%", " %")
-        mark = "   <- best" if name == chosen else ""
-        lines.append(f"{name:<{width}} {figures} {evaluation.loss:9.4f}{mark}")
-    return "\n".join(lines)
+    width = max(len(name) for name in evaluations)
+    return "\n".join(
+        f"{name:<{width}}  {evaluation}" + ("  <- best" if name == chosen else "")
+        for name, evaluation in evaluations.items()
+    )
 
 
 def _count_batch(model: Any, loss_fn: Callable[..., Any], batch: Any) -> tuple[int, Any, Any, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime
 import logging
-from typing import Any, Callable, Mapping, Optional
+from typing import Any, Mapping, Optional
 
 from ..checkpoint import BEST, FINAL, CheckpointStore
 from ..metrics import Evaluation
@@ -29,10 +29,10 @@ class LogHook(Hook):
 
     def after_step(self, trainer: Trainer) -> None:
         """Log where `log_iter` or the end of the epoch says so."""
-        if trainer.step % self._log_iter == 0 or trainer.is_epoch_end:
+        if trainer.step_in_epoch % self._log_iter == 0 or trainer.is_epoch_end:
             self._log(trainer)
         if self._bar is not None:
-            self._bar.show(_step_in_epoch(trainer), trainer.steps_per_epoch)
+            self._bar.show(trainer.step_in_epoch, trainer.steps_per_epoch)
 
     def after_run(self, trainer: Trainer) -> None:
         """Take the bar away and flush the records."""
@@ -136,7 +136,7 @@ class CheckpointHook(Hook):
         store: CheckpointStore,
         snapshot_epoch: int,
         snapshot_iter: int,
-        facts: Callable[[], Mapping[str, Any]],
+        facts: Mapping[str, Any],
         evaluate: Optional[EvaluateHook],
     ) -> None:
         self._store, self._facts, self._evaluate = store, facts, evaluate
@@ -169,20 +169,14 @@ class CheckpointHook(Hook):
             else {},
             "winner": evaluate.winner if evaluate else None,
             "best": evaluate.best if evaluate else {},
-            **self._facts(),
+            **self._facts,
         }
         path = self._store.save(trainer.step, checkpoint_files(trainer), facts)
         logger.info("step %d saved in %s", trainer.step, path)
 
 
-def _step_in_epoch(trainer: Trainer) -> int:
-    if trainer.is_epoch_end:
-        return trainer.steps_per_epoch
-    return trainer.samples * trainer.steps_per_epoch // len(trainer.reader.dataset)
-
-
 def _training_line(trainer: Trainer, totals: Totals, record: Mapping[str, Any]) -> str:
-    done, of = _step_in_epoch(trainer), trainer.steps_per_epoch
+    done, of = trainer.step_in_epoch, trainer.steps_per_epoch
     step_s = totals.step_s / totals.num_steps
     steps_left = (trainer.num_epochs - trainer.epoch) * of + of - done
     eta = datetime.timedelta(seconds=int(steps_left * step_s))

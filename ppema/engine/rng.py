@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 import random
 from typing import Any
@@ -41,9 +40,10 @@ def rng_from_json(text: str) -> None:
             malformed state silently and goes on with another stream).
     """
     state = json.loads(text)
+    state_class: Any = type(paddle.get_rng_state()[0])
     generators = []
     for fields in state["paddle"]:
-        generator: Any = copy.copy(paddle.get_rng_state()[0])
+        generator = state_class.__new__(state_class)
         generator.__setstate__(tuple(fields))
         generators.append(generator)
     paddle.set_rng_state(generators)

@@ -26,6 +26,9 @@ MODEL_FILE = "model.pdparams"
 OPTIMIZER_FILE = "optimizer.pdopt"
 STATE_FILE = "state.pdstates"
 
+# Where a trainer stands: `samples` of the epoch's order are consumed.
+_PROGRESS = ("step", "epoch", "step_in_epoch", "samples")
+
 
 def average_file(name: str) -> str:
     """Return the file that holds the average of this name."""
@@ -78,16 +81,15 @@ def restore(trainer: Trainer, checkpoint: Checkpoint) -> None:
     for hook in trainer.hooks:
         if hook.name in state["hooks"]:
             hook.set_state_dict(state["hooks"][hook.name])
-    trainer.step, trainer.epoch, trainer.samples = (
-        state["progress"][key] for key in ("step", "epoch", "samples")
-    )
+    for key in _PROGRESS:
+        setattr(trainer, key, state["progress"][key])
     rng_from_json(state["rng"])
 
 
 def _trainer_state(trainer: Trainer) -> dict[str, Any]:
     schedule = trainer.lr_scheduler.state_dict() if trainer.lr_scheduler else {}
     return {
-        "progress": {"step": trainer.step, "epoch": trainer.epoch, "samples": trainer.samples},
+        "progress": {key: getattr(trainer, key) for key in _PROGRESS},
         "averages": {name: _average_state(avg) for name, avg in trainer.averages.items()},
         "lr_scheduler": _plain(schedule),
         "scaler": _plain(trainer.scaler.state_dict()) if trainer.scaler else {},

@@ -109,7 +109,7 @@ class Trainer:
         self.reader, self.averages, self.hooks = reader, dict(averages), list(hooks)
         self.num_epochs, self.lr_scheduler = num_epochs, lr_scheduler
         self.scaler = paddle.amp.GradScaler() if amp != "off" else None
-        self.step, self.epoch, self.samples = 0, 1, 0
+        self.step, self.epoch, self.step_in_epoch, self.samples = 0, 1, 0, 0
         self.is_epoch_end = self.is_run_end = False
         self.decays: dict[str, float] = {}
         self.totals = Totals()
@@ -135,7 +135,7 @@ class Trainer:
                 hook.before_run(self)
             while self.epoch <= self.num_epochs:
                 self._train_epoch()
-                self.epoch, self.samples = self.epoch + 1, 0
+                self.epoch, self.step_in_epoch, self.samples = self.epoch + 1, 0, 0
         finally:
             for hook in self.hooks:
                 hook.after_run(self)
@@ -151,6 +151,7 @@ class Trainer:
         if self.lr_scheduler is not None:
             self.lr_scheduler.step()
         self.step += 1
+        self.step_in_epoch += 1
 
     def _train_epoch(self) -> None:
         started = time.perf_counter()

@@ -52,6 +52,7 @@ CASES = {
     "lenet.yml:3: 'EvalDataset.mode' is missing": changed(", mode: test", ""),
     "lenet.yml:6: 'Model.name' is missing": changed("name: LeNet, ", ""),
     "lenet.yml:1: epoch must be 1 or more, got 0": changed("epoch: 5", "epoch: 0"),
+    "lenet.yml:14: seed must be 4294967295 or less, got 4294967296": GOOD + "seed: 4294967296\n",
     "lenet.yml:1: epoch must be a whole number, got 5.0": changed("epoch: 5", "epoch: 5.0"),
     "lenet.yml:1: epoch must be a whole number, got True": changed("epoch: 5", "epoch: true"),
     "lenet.yml:1: epoch must be a whole number, got nothing": changed("epoch: 5", "epoch:"),

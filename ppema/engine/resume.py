@@ -1,0 +1,106 @@
+"""Where a run starts: at nothing, or at which checkpoint, by what its folder holds."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any, Mapping, Optional
+
+from ..checkpoint import BEST, FINAL, Checkpoint, CheckpointStore
+from ..errors import CheckpointError, ConfigError
+
+logger = logging.getLogger(__name__)
+
+
+def find_start(
+    store: CheckpointStore, resume: Optional[str], overwrite: bool
+) -> Optional[Checkpoint]:
+    """Return the checkpoint to continue from, or None to start.
+
+    `resume` is what `-r` says: auto, a run folder or a checkpoint. Nothing is deleted here.
+
+    Raises:
+        ConfigError: going on would write over checkpoints, and `overwrite` does not allow it.
+        CheckpointError: nothing usable where `resume` points.
+    """
+    steps = store.steps()
+    if resume is None:
+        if steps and not overwrite:
+            raise ConfigError(
+                f"{store.folder} holds a checkpoint (step {steps[0]}); continue it with -r auto, "
+                "or start again with --overwrite"
+            )
+        return None
+    if resume == "auto":
+        checkpoint = store.newest()
+        if checkpoint is None:
+            logger.info("no checkpoint in %s; starting", store.folder)
+        return checkpoint
+    checkpoint = find_checkpoint(Path(resume))
+    is_own = checkpoint.path.parent.resolve() == store.folder.resolve()
+    newer = [step for step in steps if not is_own or step > checkpoint.step]
+    if newer and not overwrite:
+        raise ConfigError(
+            f"{store.folder} holds newer checkpoints (step {newer[0]}) than {resume}; continue "
+            "them with -r auto, or drop them with --overwrite"
+        )
+    return checkpoint
+
+
+def find_checkpoint(path: Path) -> Checkpoint:
+    """Return the whole checkpoint at `path`: itself, or the newest of a run folder.
+
+    Raises:
+        CheckpointError: there is none, or it is damaged.
+    """
+    if not path.exists():
+        raise CheckpointError(f"{path}: no such run folder or checkpoint")
+    if not path.is_dir():
+        raise CheckpointError(f"{path}: is a file; a run folder or a checkpoint is needed")
+    if (path / "manifest.json").exists():
+        checkpoint = Checkpoint(path.resolve())
+        checkpoint.verify()
+        return checkpoint
+    newest = CheckpointStore(path, keep=1).newest()
+    if newest is None:
+        raise CheckpointError(f"{path}: holds no checkpoint")
+    return newest
+
+
+def is_finished(checkpoint: Checkpoint, num_epochs: int) -> bool:
+    """Tell whether a run of `num_epochs` ended with this checkpoint."""
+    return bool(checkpoint.manifest["is_epoch_end"]) and (
+        int(checkpoint.manifest["epoch"]) >= num_epochs
+    )
+
+
+def check_identity(saved: Mapping[str, Any], current: Mapping[str, Any]) -> None:
+    """Refuse to continue with another model, optimizer or schedule.
+
+    Raises:
+        CheckpointError: one of them differs; the text names both.
+    """
+    for part, wanted in current.items():
+        found = saved.get(part)
+        if found != wanted:
+            raise CheckpointError(
+                f"the checkpoint was made with {found or 'no ' + part}, "
+                f"the config says {wanted or 'no ' + part}"
+            )
+
+
+def prepare_folder(store: CheckpointStore, start: Optional[Checkpoint]) -> None:
+    """Drop what the run will write anew: the checkpoints after `start`, or all without one.
+
+    Links that a crash left behind or ahead are put back to what the checkpoint says.
+    """
+    store.clear_leftovers()
+    if start is None or start.path.parent.resolve() != store.folder.resolve():
+        store.clear()
+        return
+    store.drop_after(start.step)
+    best = start.manifest["best"]
+    if best and store.path(best["step"]).is_dir():
+        store.link(BEST, best["step"])
+    if start.manifest["is_run_end"]:
+        store.link(FINAL, start.step)

@@ -1,0 +1,68 @@
+"""A run's folder: made, locked, logged into, and gone again where nothing came of the run."""
+
+from __future__ import annotations
+
+import logging
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Iterator
+
+from ..checkpoint import LOCK, RunLock
+from ..errors import StorageError
+
+LOG = "train.log"
+CONFIG = "config.yml"
+
+
+@contextmanager
+def open_run_folder(folder: Path) -> Iterator[None]:
+    """Hold the folder for this process for the length of a `with` block.
+
+    Raises:
+        FolderInUseError: another process trains in it.
+        StorageError: it cannot be made or written.
+    """
+    made = [path for path in (folder, *folder.parents) if not path.exists()]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = RunLock(folder)
+    except OSError as error:
+        raise StorageError(f"{folder}: cannot be written: {error.strerror or error}") from None
+    try:
+        yield
+    finally:
+        _remove_unused(folder, made)
+        lock.release()
+
+
+def _remove_unused(folder: Path, made: list[Path]) -> None:
+    """Remove the folders that this run made where nothing but the lock came to be in them."""
+    if made and all(entry.name == LOCK for entry in folder.iterdir()):
+        (folder / LOCK).unlink()
+        for path in made:
+            if any(path.iterdir()):
+                break
+            path.rmdir()
+
+
+class LateLogFile(logging.Handler):
+    """Keep log records until the log file may be opened, so that its first lines are in it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._kept: list[logging.LogRecord] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Keep a record."""
+        self._kept.append(record)
+
+    def open(self, path: Path, append: bool) -> None:
+        """Write what was kept to `path`, and all that follows."""
+        file = logging.FileHandler(path, mode="a" if append else "w", encoding="utf-8")
+        file.setFormatter(self.formatter)
+        logger = logging.getLogger("ppema")
+        logger.removeHandler(self)
+        logger.addHandler(file)
+        for record in self._kept:
+            file.handle(record)
+        self._kept = []

@@ -1,0 +1,110 @@
+"""Which weights a tool is to use: of a run, of a checkpoint, or of a file of its own."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Mapping, Optional
+
+from ..checkpoint import (
+    BEST,
+    FINAL,
+    Checkpoint,
+    CheckpointStore,
+    load_strictly,
+    read_weight_file,
+)
+from ..errors import CheckpointError, ConfigError
+from .evaluate import RAW
+from .run_state import MODEL_FILE, average_file
+
+logger = logging.getLogger(__name__)
+
+ALL = "all"
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Sets of weights by name, what they are in words, and the manifest of their checkpoint.
+
+    `manifest` is empty for a file that belongs to no checkpoint; `winner` is the name of the set
+    that was best when they were saved, None where that was not measured.
+    """
+
+    described: str
+    names: tuple[str, ...]
+    manifest: Mapping[str, Any]
+    winner: Optional[str]
+    checkpoint: Optional[Checkpoint]
+    file: Optional[Path]
+
+    def load(self, name: str, model: Any) -> None:
+        """Put one of the sets into the model.
+
+        Raises:
+            CheckpointError: a file is damaged, or does not fit; the model is untouched then.
+        """
+        if self.checkpoint is None:
+            assert self.file is not None
+            load_strictly(model, read_weight_file(self.file), str(self.file))
+            return
+        file = MODEL_FILE if name == RAW else average_file(name)
+        source = f"{self.checkpoint.path.name}/{file}"
+        load_strictly(model, self.checkpoint.read(file), source)
+
+
+def find_weights(weights: Optional[str], run_folder: Path, average: str) -> Weights:
+    """Return the weights that `-o weights=` names, else the best of the run's own folder.
+
+    Args:
+        weights: a run folder, a checkpoint, or any .pdparams; None for `run_folder`.
+        run_folder: the folder of the run that the config describes.
+        average: raw, the name of an average, or all.
+
+    Raises:
+        CheckpointError: nothing is there, or it is damaged.
+        ConfigError: there is no average of this name.
+    """
+    path = Path(weights) if weights is not None else run_folder
+    if path.is_file():
+        return _find_in_file(path, average)
+    if (path / "manifest.json").exists():
+        checkpoint, why = Checkpoint(path.resolve()), "as named"
+    else:
+        checkpoint, why = _find_in_run(path)
+    available = (RAW, *checkpoint.manifest["averages"])
+    if average != ALL and average not in available:
+        raise ConfigError(f"--average {average}: {checkpoint.path} has {', '.join(available)}")
+    names = available if average == ALL else (average,)
+    where = f"{checkpoint.path.parent.name}/{checkpoint.path.name}"
+    described = (
+        f"{', '.join(names)} of {where}, step {checkpoint.step}, "
+        f"epoch {checkpoint.manifest['epoch']} ({why})"
+    )
+    winner = checkpoint.manifest["winner"]
+    return Weights(described, names, checkpoint.manifest, winner, checkpoint, None)
+
+
+def _find_in_run(folder: Path) -> tuple[Checkpoint, str]:
+    store = CheckpointStore(folder, keep=1)
+    for link, why in ((BEST, "the run's best"), (FINAL, "the run's last; none was evaluated")):
+        checkpoint = store.linked(link)
+        if checkpoint is not None:
+            return checkpoint, why
+    newest = store.newest()
+    if newest is None:
+        raise CheckpointError(
+            f"{folder}: holds no checkpoint; train first, or name one with -o weights=…"
+        )
+    return newest, "the newest; the run is not finished and was not evaluated"
+
+
+def _find_in_file(path: Path, average: str) -> Weights:
+    if average != ALL:
+        raise ConfigError(f"--average {average}: {path} is a single file, not a checkpoint")
+    manifest: Mapping[str, Any] = {}
+    if (path.parent / "manifest.json").exists():
+        manifest = Checkpoint(path.parent.resolve()).manifest
+    step = f", step {manifest['step']}" if manifest else ""
+    return Weights(f"{path}{step}", (path.stem,), manifest, None, None, path)

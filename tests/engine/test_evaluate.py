@@ -1,0 +1,86 @@
+"""Evaluation: the figures, what it leaves untouched, and which weights win."""
+
+from __future__ import annotations
+
+import numpy as np
+import paddle
+import pytest
+from trainers import all_bits, make_reader, make_trainer
+
+from ppema.engine.evaluate import choose, evaluate, evaluate_all, table
+from ppema.errors import NonFiniteError
+from ppema.metrics import Evaluation
+
+
+def test_the_figures_equal_numpy_s_over_all_images():
+    reader = make_reader(37, shuffle=False)
+    model = make_trainer(reader).model
+    found = evaluate(model, paddle.nn.CrossEntropyLoss(), reader)
+
+    model.eval()
+    dataset = reader.dataset
+    image = (dataset.images.astype("float32") - 127.5) / 127.5
+    logits = model(paddle.to_tensor(image)).numpy().astype("float64")
+    order = np.argsort(-logits, axis=1)
+    label = dataset.labels
+    log_sum = np.log(np.exp(logits - logits.max(1, keepdims=True)).sum(1)) + logits.max(1)
+    assert found.top1 == (order[:, 0] == label).mean()
+    assert found.top2 == (order[:, :2] == label[:, None]).any(1).mean()
+    assert found.loss == pytest.approx((log_sum - logits[np.arange(37), label]).mean(), rel=1e-6)
+
+
+def test_modes_weights_and_averages_are_left_as_they_were():
+    trainer = make_trainer(make_reader())
+    trainer.model.body[2].eval()
+    modes = [layer.training for layer in trainer.model.sublayers(include_self=True)]
+    before = all_bits(trainer)
+    evaluate_all(trainer.model, trainer.averages, trainer.loss_fn, make_reader())
+    assert [layer.training for layer in trainer.model.sublayers(include_self=True)] == modes
+    assert all_bits(trainer) == before
+
+
+def test_modes_come_back_when_the_reader_raises():
+    class Broken:
+        def batches(self, epoch):
+            yield from make_reader(8).batches(epoch)
+            raise KeyboardInterrupt
+
+    model = make_trainer(make_reader()).model
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(model, paddle.nn.CrossEntropyLoss(), Broken())
+    assert model.training
+
+
+def test_each_average_is_evaluated_in_the_model_s_place():
+    trainer = make_trainer(make_reader(), num_epochs=3)
+    trainer.train()
+    reader = make_reader()
+    together = evaluate_all(trainer.model, trainer.averages, trainer.loss_fn, reader)
+    assert list(together) == ["raw", "ema", "wide"]
+    alone = make_trainer(make_reader()).model
+    alone.set_state_dict(trainer.averages["ema"].averaged_state_dict())
+    assert evaluate(alone, trainer.loss_fn, reader) == together["ema"]
+    assert together["raw"] != together["ema"]
+
+
+def test_non_finite_weights_are_refused():
+    model = make_trainer(make_reader()).model
+    model.body[2]._mean[3] = float("nan")
+    with pytest.raises(NonFiniteError, match=r"body\.2\._mean holds NaN; refusing to evaluate"):
+        evaluate(model, paddle.nn.CrossEntropyLoss(), make_reader())
+
+
+def test_the_best_has_the_highest_top1_then_the_lower_loss_then_comes_first():
+    raw, ema = Evaluation(0.9, 0.95, 0.4), Evaluation(0.9, 0.95, 0.3)
+    assert choose({"raw": raw, "ema": ema}, "best") == "ema"
+    assert choose({"raw": raw, "other": raw}, "best") == "raw"
+    assert choose({"raw": Evaluation(0.91, 0.92, 9.0), "ema": ema}, "best") == "raw"
+    assert choose({"raw": raw, "ema": ema}, "raw") == "raw"
+
+
+def test_figures_are_shown_in_percent_with_two_decimals():
+    evaluations = {"raw": Evaluation(0.9806, 1.0, 0.0712), "ema": Evaluation(0.98394, 0.995, 0.05)}
+    assert table(evaluations, "ema").splitlines() == [
+        "raw  top1 98.06 %  top2 100.00 %  loss 0.0712",
+        "ema  top1 98.39 %  top2 99.50 %  loss 0.0500  <- best",
+    ]

@@ -1,0 +1,111 @@
+"""metrics.jsonl is the record of truth, VisualDL a view that can be made from it."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from trainers import make_reader, make_trainer
+
+from ppema.engine.hooks import EvaluateHook, LogHook
+from ppema.engine.progress import ProgressBar
+from ppema.engine.record import Recorder, read_records
+
+
+def train(folder, vdl=None, log_iter=2, bar=None, num_epochs=2):
+    recorder = Recorder(folder, vdl)
+    evaluate = EvaluateHook(make_reader(16), recorder, "best")
+    trainer = make_trainer(
+        make_reader(), [LogHook(recorder, log_iter, bar), evaluate], num_epochs=num_epochs
+    )
+    trainer.train()
+    return trainer
+
+
+def test_records_come_every_log_iter_and_at_each_evaluation(tmp_path):
+    trainer = train(tmp_path)
+    records = list(read_records(tmp_path / "metrics.jsonl"))
+    training = [r for r in records if r["split"] == "train"]
+    assert [r["step"] for r in training] == [2, 4, 5, 7, 9, 10]
+    assert set(training[0]) >= {"epoch", "loss", "top1", "lr", "ips", "decay", "distance"}
+    assert training[-1]["decay"]["ema"] == trainer.decays["ema"]
+    assert training[-1]["distance"]["ema"] == pytest.approx(trainer.averages["ema"].distance())
+    evaluations = [(r["step"], r["average"]) for r in records if r["split"] == "eval"]
+    assert evaluations == [(s, name) for s in (5, 10) for name in ("raw", "ema", "wide")]
+
+
+def test_the_mean_loss_is_of_all_images_since_the_last_line(tmp_path):
+    train(tmp_path, log_iter=1, num_epochs=1)
+    train(tmp_path, log_iter=1, num_epochs=1)
+    each = [r["loss"] for r in read_records(tmp_path / "metrics.jsonl") if r["split"] == "train"]
+    train(tmp_path, log_iter=5, num_epochs=1)
+    whole = [r["loss"] for r in read_records(tmp_path / "metrics.jsonl") if r["split"] == "train"]
+    assert whole == [pytest.approx(sum(each) / 5, rel=1e-6)]
+
+
+def test_starting_at_a_step_drops_later_records_and_a_torn_line(tmp_path):
+    train(tmp_path)
+    path = tmp_path / "metrics.jsonl"
+    with open(path, "a") as file:
+        file.write('{"step": 1, "spl')
+    Recorder(tmp_path, None).start(5)
+    lines = path.read_text().splitlines()
+    assert [json.loads(line)["step"] for line in lines] == [2, 4, 5, 5, 5, 5]
+
+
+def read_scalars(folder, tag):
+    from visualdl import LogReader
+
+    (file,) = folder.glob("vdlrecords.*.log")
+    return [(s.id, s.value) for s in LogReader(file_path=str(file)).get_data("scalar", tag)]
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_visualdl_shows_one_tag_for_raw_and_every_average(tmp_path):
+    train(tmp_path, vdl=tmp_path / "vdl")
+    records = [r for r in read_records(tmp_path / "metrics.jsonl") if r["split"] == "eval"]
+    for name in ("raw", "ema", "wide"):
+        for kind in ("top1", "top2", "loss"):
+            expected = [(r["step"], r[kind]) for r in records if r["average"] == name]
+            found = read_scalars(tmp_path / "vdl" / name, f"eval/{kind}")
+            assert found == [(step, pytest.approx(value)) for step, value in expected]
+    for tag in ("train/loss", "train/lr", "train/ips", "ema/decay", "ema/distance"):
+        assert [s for s, _ in read_scalars(tmp_path / "vdl/train", tag)] == [2, 4, 5, 7, 9, 10]
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_the_view_is_made_anew_from_the_record_when_a_run_goes_on(tmp_path):
+    train(tmp_path, vdl=tmp_path / "vdl")
+    recorder = Recorder(tmp_path, tmp_path / "vdl")
+    recorder.start(5)
+    recorder.close()
+    assert [s for s, _ in read_scalars(tmp_path / "vdl/raw", "eval/top1")] == [5]
+    assert [s for s, _ in read_scalars(tmp_path / "vdl/train", "train/loss")] == [2, 4, 5]
+
+
+def test_the_log_line_has_the_fields_users_know(tmp_path, caplog):
+    with caplog.at_level("INFO", "ppema"):
+        train(tmp_path)
+    line = next(r.message for r in caplog.records if r.message.startswith("Epoch: "))
+    assert line.startswith("Epoch: [1/2] [2/5] learning_rate: 0.010000 loss: ")
+    fields = ("acc:", "eta: 0:", "batch_cost:", "data_cost:", "ips:", " images/s")
+    assert all(field in line for field in fields)
+
+
+class Screen:
+    def __init__(self):
+        self.text = ""
+
+    def write(self, text):
+        self.text += text
+
+    def flush(self):
+        pass
+
+
+def test_the_bar_shows_the_share_done_and_goes_away_at_the_end(tmp_path):
+    screen = Screen()
+    train(tmp_path, bar=ProgressBar(screen), num_epochs=1)
+    frames = screen.text.split("\r\x1b[K")
+    assert "[########################] 100 % Epoch: [1/1] [5/5]" in frames[-2]
+    assert frames[-1] == ""

@@ -1,0 +1,186 @@
+"""Resuming: from any step the run ends with the very bits of the uninterrupted one."""
+
+from __future__ import annotations
+
+import logging
+
+import paddle
+import pytest
+from paddle.vision.models import LeNet
+from trainers import all_bits, make_reader, make_trainer
+
+from ppema import ExponentialMovingAverage
+from ppema.checkpoint import BEST, FINAL, CheckpointStore
+from ppema.engine.hooks import CheckpointHook, EvaluateHook
+from ppema.engine.record import Recorder, read_records
+from ppema.engine.resume import check_identity, find_start, is_finished, prepare_folder
+from ppema.engine.run_state import restore
+from ppema.engine.trainer import Hook
+from ppema.errors import CheckpointError, ConfigError
+
+
+class Stop(Hook):
+    """End the run after a step, as a crash would."""
+
+    def __init__(self, step):
+        self.step = step
+
+    def after_step(self, trainer):
+        if trainer.step == self.step:
+            raise KeyboardInterrupt
+
+
+def saving_trainer(folder, stop=None, num_epochs=2, snapshot_iter=1, keep=99, **options):
+    """Return a trainer that evaluates and saves, and its store."""
+    store = CheckpointStore(folder, keep)
+    recorder = Recorder(folder, None)
+    folder.mkdir(parents=True, exist_ok=True)
+    evaluate = EvaluateHook(make_reader(20), recorder, "best")
+    save = CheckpointHook(store, 1, snapshot_iter, {}, evaluate)
+    hooks = [evaluate, save] + ([Stop(stop)] if stop else [])
+    return make_trainer(make_reader(), hooks, num_epochs=num_epochs, **options), store
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory):
+    trainer, _ = saving_trainer(tmp_path_factory.mktemp("straight"))
+    trainer.train()
+    return all_bits(trainer), trainer.hooks[0].best
+
+
+@pytest.mark.parametrize("step", range(1, 10))
+def test_a_run_stopped_at_any_step_ends_with_the_same_bits(tmp_path, uninterrupted, step):
+    trainer, store = saving_trainer(tmp_path, stop=step)
+    with pytest.raises(KeyboardInterrupt):
+        trainer.train()
+    paddle.nn.Linear(2, 2)  # another process would have made other layers first
+    resumed, _ = saving_trainer(tmp_path)
+    paddle.seed(1234)
+    restore(resumed, store.newest())
+    assert resumed.step == step
+    resumed.train()
+    assert (all_bits(resumed), resumed.hooks[0].best) == uninterrupted
+
+
+def test_a_float32_shadow_stands_once_in_a_checkpoint_and_a_float64_one_in_the_state(tmp_path):
+    trainer, store = saving_trainer(tmp_path)
+    trainer.train()
+    state = store.newest().read("state.pdstates")
+    assert state["averages"]["ema"]["shadow"] == {}
+    wide = state["averages"]["wide"]["shadow"]
+    assert set(wide) == set(trainer.averages["wide"].state_dict()["shadow"])
+    assert {tensor.dtype for tensor in wide.values()} == {paddle.float64}
+
+
+def test_a_new_average_starts_now_and_a_removed_one_is_dropped_with_a_line(tmp_path, caplog):
+    trainer, store = saving_trainer(tmp_path, num_epochs=1)
+    trainer.train()
+    resumed, _ = saving_trainer(tmp_path)
+    del resumed.averages["wide"]
+    resumed.averages["late"] = ExponentialMovingAverage(resumed.model, 0.5)
+    with caplog.at_level(logging.INFO, "ppema"):
+        restore(resumed, store.newest())
+    assert "average wide is not in the config any more; it is dropped" in caplog.text
+    assert "average late is new; it starts from the weights of this checkpoint" in caplog.text
+    late = resumed.averages["late"]
+    assert late.num_updates == 0
+    weight = resumed.model.state_dict()["body.1.weight"].numpy()
+    assert (late.averaged_state_dict()["body.1.weight"].numpy() == weight).all()
+
+
+def test_another_model_is_refused_untouched(tmp_path):
+    trainer, store = saving_trainer(tmp_path, num_epochs=1)
+    trainer.train()
+    other, _ = saving_trainer(tmp_path, network=LeNet)
+    before = all_bits(other)
+    with pytest.raises(CheckpointError, match=r"model\.pdparams: 0 of 10 fit"):
+        restore(other, store.newest())
+    assert all_bits(other) == before
+
+
+def test_the_manifest_tells_step_metrics_winner_and_best(tmp_path):
+    trainer, store = saving_trainer(tmp_path)
+    trainer.train()
+    final, best = store.linked(FINAL), store.linked(BEST)
+    assert final.step == trainer.step == 10
+    assert best.step == best.manifest["best"]["step"]
+    assert best.manifest["winner"] == best.manifest["best"]["average"]
+    assert set(final.manifest["metrics"]) == {"raw", "ema", "wide"}
+    roles = {name: facts["role"] for name, facts in final.manifest["files"].items()}
+    assert roles == {
+        "model.pdparams": "raw",
+        "ema.pdparams": "average",
+        "wide.pdparams": "average",
+        "optimizer.pdopt": "optimizer",
+        "state.pdstates": "state",
+    }
+    records = [r for r in read_records(tmp_path / "metrics.jsonl") if r["split"] == "eval"]
+    won = max(records, key=lambda r: (r["top1"], -r["loss"], -r["step"]))
+    assert (won["step"], won["average"]) == (best.step, best.manifest["winner"])
+
+
+def test_only_the_newest_and_the_linked_checkpoints_stay(tmp_path):
+    trainer, store = saving_trainer(tmp_path, keep=2)
+    trainer.train()
+    best = store.linked(BEST).step
+    assert store.steps() == sorted({10, 9, best}, reverse=True)
+
+
+def finished_run(folder):
+    trainer, store = saving_trainer(folder, snapshot_iter=0)
+    trainer.train()
+    return store
+
+
+def test_where_a_run_starts_depends_on_what_the_folder_holds(tmp_path):
+    nothing = CheckpointStore(tmp_path / "new", 3)
+    assert find_start(nothing, None, False) is None
+    assert find_start(nothing, "auto", False) is None
+    store = finished_run(tmp_path / "run")
+    with pytest.raises(ConfigError, match=r"holds a checkpoint \(step 10\); continue it"):
+        find_start(store, None, False)
+    assert find_start(store, None, True) is None
+    assert find_start(store, "auto", False).step == 10
+    assert find_start(store, str(store.path(10)), False).step == 10
+    with pytest.raises(ConfigError, match=r"holds newer checkpoints \(step 10\)"):
+        find_start(store, str(store.path(5)), False)
+    assert find_start(store, str(store.path(5)), True).step == 5
+    assert find_start(nothing, str(store.folder), False).step == 10
+    with pytest.raises(CheckpointError, match="no such run folder or checkpoint"):
+        find_start(nothing, str(tmp_path / "typo"), False)
+    with pytest.raises(CheckpointError, match="holds no checkpoint"):
+        find_start(nothing, str(tmp_path), False)
+    with pytest.raises(CheckpointError, match="is a file"):
+        find_start(nothing, str(store.path(5) / "model.pdparams"), False)
+
+
+def test_a_longer_run_is_not_finished(tmp_path):
+    checkpoint = finished_run(tmp_path).newest()
+    assert is_finished(checkpoint, 2)
+    assert not is_finished(checkpoint, 3)
+
+
+def test_links_that_a_crash_left_wrong_are_put_back(tmp_path):
+    store = finished_run(tmp_path)
+    best = store.newest().manifest["best"]["step"]
+    store.link(BEST, 10 if best == 5 else 5)
+    (tmp_path / FINAL).unlink()
+    prepare_folder(store, store.newest())
+    assert store.linked(BEST).step == best
+    assert store.linked(FINAL).step == 10
+
+
+def test_starting_anew_clears_the_old_checkpoints(tmp_path):
+    store = finished_run(tmp_path)
+    prepare_folder(store, None)
+    assert store.steps() == []
+    assert not (tmp_path / BEST).is_symlink()
+
+
+def test_another_class_is_named():
+    saved = {"model": "LeNet", "optimizer": "AdamW", "schedule": ""}
+    check_identity(saved, dict(saved))
+    with pytest.raises(CheckpointError, match="was made with AdamW, the config says Momentum"):
+        check_identity(saved, {**saved, "optimizer": "Momentum"})
+    with pytest.raises(CheckpointError, match="made with no schedule, the config says StepDecay"):
+        check_identity(saved, {**saved, "schedule": "StepDecay"})

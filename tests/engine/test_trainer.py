@@ -1,0 +1,144 @@
+"""The loop: one step is what a plain loop does, and averages move only with the weights."""
+
+from __future__ import annotations
+
+import numpy as np
+import paddle
+import pytest
+from paddle.vision.models import LeNet
+from trainers import all_bits, bits, make_reader, make_trainer
+
+from ppema import ExponentialMovingAverage
+from ppema.engine.trainer import Hook
+from ppema.errors import NonFiniteError
+
+
+def test_a_run_equals_a_plain_loop_bit_for_bit():
+    reader = make_reader()
+    trainer = make_trainer(reader, network=LeNet, with_schedule=False)
+    trainer.train()
+
+    paddle.seed(5)
+    model = LeNet()
+    optimizer = paddle.optimizer.Adam(0.01, parameters=model.parameters())
+    ema = ExponentialMovingAverage(model, 0.9)
+    loss_fn = paddle.nn.CrossEntropyLoss()
+    for epoch in (1, 2):
+        for batch in reader.batches(epoch):
+            logits = model(paddle.to_tensor(batch.image))
+            loss_fn(logits, paddle.to_tensor(batch.label)).backward()
+            optimizer.step()
+            optimizer.clear_grad()
+            ema.update()
+    assert bits(trainer.model.state_dict()) == bits(model.state_dict())
+    assert bits(trainer.averages["ema"].state_dict()["shadow"]) == bits(ema.state_dict()["shadow"])
+    assert (trainer.step, trainer.epoch) == (10, 3)
+
+
+def test_accumulated_batches_give_the_gradient_of_one_large_one():
+    # 36 images: the last step of the epoch has a batch of 4 beside one of 8.
+    small = make_trainer(
+        make_reader(36), network=LeNet, with_schedule=False, accumulate_steps=2, num_epochs=1
+    )
+    large = make_trainer(
+        make_reader(36, batch_size=16), network=LeNet, with_schedule=False, num_epochs=1
+    )
+    for trainer in (small, large):
+        trainer.train()
+        assert trainer.step == trainer.steps_per_epoch == 3
+        assert trainer.averages["ema"].num_updates == 3
+    for name, tensor in large.model.state_dict().items():
+        np.testing.assert_allclose(
+            small.model.state_dict()[name].numpy(), tensor.numpy(), atol=2e-5, err_msg=name
+        )
+
+
+class Watch(Hook):
+    def __init__(self, calls):
+        self.calls = calls
+
+    def before_run(self, trainer):
+        self.calls.append("before")
+
+    def after_step(self, trainer):
+        ema = trainer.averages["ema"]
+        self.calls.append((trainer.step, ema.num_updates, trainer.samples, trainer.is_epoch_end))
+
+    def after_run(self, trainer):
+        self.calls.append("after")
+
+
+def test_hooks_see_each_step_with_the_averages_moved():
+    calls = []
+    make_trainer(make_reader(20), [Watch(calls)], num_epochs=2).train()
+    steps = [
+        *((1, 1, 8, False), (2, 2, 16, False), (3, 3, 20, True)),
+        *((4, 4, 8, False), (5, 5, 16, False), (6, 6, 20, True)),
+    ]
+    assert calls == ["before", *steps, "after"]
+
+
+def test_hooks_end_the_run_even_when_it_breaks_off():
+    class Broken(Watch):
+        def after_step(self, trainer):
+            raise KeyboardInterrupt
+
+    calls = []
+    with pytest.raises(KeyboardInterrupt):
+        make_trainer(make_reader(), [Broken(calls)]).train()
+    assert calls == ["before", "after"]
+
+
+class Poison(Hook):
+    """Make the images of some steps NaN."""
+
+    def __init__(self, trainer_reader, steps):
+        self.reader, self.steps, self.real = trainer_reader, steps, trainer_reader.batches
+        trainer_reader.batches = self.batches
+
+    def batches(self, epoch, start=0):
+        for index, batch in enumerate(self.real(epoch, start)):
+            if (epoch - 1) * len(self.reader) + index + 1 in self.steps:
+                batch.image[0, 0, 14, 14] = np.nan
+            yield batch
+
+
+def test_a_nan_gradient_ends_the_run_before_it_reaches_a_weight_or_an_average():
+    reader = make_reader()
+    Poison(reader, steps={4})
+    trainer = make_trainer(reader, network=LeNet)
+    with pytest.raises(NonFiniteError, match=r"step 4: the gradient of features\.0\.weight is not"):
+        trainer.train()
+    clean = make_trainer(make_reader(24), network=LeNet, num_epochs=1)
+    assert trainer.step == 3
+    assert all(np.isfinite(t.numpy()).all() for t in trainer.model.state_dict().values())
+    assert trainer.averages["ema"].num_updates == 3
+    assert clean.averages["ema"].num_updates == 0
+
+
+def test_skip_leaves_weights_and_averages_as_they_were():
+    reader = make_reader()
+    Poison(reader, steps={1})
+    trainer = make_trainer(reader, network=LeNet, non_finite="skip", num_epochs=1)
+    before = all_bits(trainer)
+    trainer.run_step([next(iter(reader.batches(1)))])
+    assert all_bits(trainer) == before
+    assert trainer.averages["ema"].num_updates == 0
+    assert trainer.step == 1
+    assert all(p.grad is None or not p.grad.any() for p in trainer.model.parameters())
+
+
+def test_too_many_skips_in_a_row_end_the_run():
+    reader = make_reader()
+    Poison(reader, steps={2, 4, 5, 6})
+    trainer = make_trainer(reader, network=LeNet, non_finite="skip", max_skips=2)
+    with pytest.raises(NonFiniteError, match=r"step 6: .* 3 steps in a row"):
+        trainer.train()
+
+
+def test_an_update_that_overflows_is_caught_before_the_averages_move():
+    trainer = make_trainer(make_reader(), network=LeNet, with_schedule=False)
+    trainer.optimizer.set_lr(float("inf"))
+    with pytest.raises(NonFiniteError, match=r"step 1: .* is not finite after the update"):
+        trainer.train()
+    assert trainer.averages["ema"].num_updates == 0

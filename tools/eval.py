@@ -1,0 +1,43 @@
+"""Evaluate raw and averaged weights: python tools/eval.py -c configs/lenet_mnist.yml"""
+
+from __future__ import annotations
+
+from typing import Sequence
+
+from ppema.console import ArgumentParser, log_to, run_tool, screen
+
+
+def main(argv: Sequence[str]) -> int:
+    """Evaluate what the arguments say, print a table, return the exit code."""
+    parser = ArgumentParser(__doc__)
+    parser.add_argument(
+        "--average",
+        default="all",
+        metavar="NAME",
+        help="raw, the name of an average, or all (the default)",
+    )
+    arguments = parser.parse_args(argv)
+    log_to(screen())
+    # Imported once the arguments are right: Paddle takes a second.
+    from ppema import build
+    from ppema.engine.evaluate import evaluate, table
+    from ppema.engine.weights import find_weights
+
+    config = build.read_config(arguments.config, arguments.opt)
+    place = build.select_place(config)
+    weights = find_weights(config.weights, build.run_folder(config), arguments.average)
+    dataset = build.load_eval_data(config, weights.manifest)
+    model, loss_fn = build.make_model(config), build.make_loss(config)
+    reader = build.make_eval_reader(config, dataset)
+    print(f"weights: {weights.described}")
+    print(f"data: {dataset.source}; place: {place}{build.note_on(dataset)}")
+    evaluations = {}
+    for name in weights.names:
+        weights.load(name, model)
+        evaluations[name] = evaluate(model, loss_fn, reader)
+    print(table(evaluations, weights.winner))
+    return 0
+
+
+if __name__ == "__main__":
+    run_tool(main)

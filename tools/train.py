@@ -1,0 +1,98 @@
+"""Train a model and its averages: python tools/train.py -c configs/lenet_mnist.yml --eval"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from typing import Any, Sequence
+
+from ppema.console import ArgumentParser, log_to, parse_bool, run_tool, screen
+
+logger = logging.getLogger("ppema.train")
+
+
+def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
+    """Return the arguments; flags that set config keys are appended to `-o`."""
+    parser = ArgumentParser(__doc__)
+    parser.add_argument("--eval", action="store_true", help="evaluate at the end of each epoch")
+    parser.add_argument(
+        "-r",
+        "--resume",
+        metavar="PATH",
+        help="continue: a run folder, a checkpoint, or auto (this run's newest, if any)",
+    )
+    parser.add_argument(
+        "--overwrite", action="store_true", help="drop the checkpoints that are in the way"
+    )
+    parser.add_argument(
+        "--use_vdl", nargs="?", const=True, type=parse_bool, metavar="BOOL", help="write VisualDL"
+    )
+    parser.add_argument("--vdl_log_dir", metavar="DIR", help="where VisualDL's records go")
+    parser.add_argument("--amp", action="store_true", help="mixed precision, amp: O1")
+    parser.add_argument(
+        "--check", action="store_true", help="print the merged config and where each value is from"
+    )
+    arguments = parser.parse_args(argv)
+    if arguments.use_vdl is not None:
+        arguments.opt.append(f"use_vdl={str(arguments.use_vdl).lower()}")
+    if arguments.vdl_log_dir is not None:
+        arguments.opt.append(f"vdl_log_dir={arguments.vdl_log_dir}")
+    if arguments.amp:
+        arguments.opt.append("amp=O1")
+    return arguments
+
+
+def main(argv: Sequence[str]) -> int:
+    """Train, or check the config, as the arguments say; return the exit code."""
+    arguments = parse_arguments(argv)
+    # Imported once the arguments are right: Paddle takes a second.
+    from ppema import build
+    from ppema.config import render
+    from ppema.engine.run_folder import open_run_folder
+
+    config = build.read_config(arguments.config, arguments.opt)
+    if arguments.check:
+        build.check(config)
+        print(render(config), end="")
+        return 0
+    with open_run_folder(build.run_folder(config)):
+        train(config, arguments)
+    return 0
+
+
+def train(config: Any, arguments: argparse.Namespace) -> None:
+    """Train in the run's folder, which this process holds."""
+    from ppema import build
+    from ppema.checkpoint import CheckpointStore
+    from ppema.engine import resume
+    from ppema.engine.progress import ProgressBar
+    from ppema.engine.run_folder import CONFIG, LOG, LateLogFile
+    from ppema.engine.run_state import restore
+
+    is_terminal = sys.stdout.isatty()
+    log_file = LateLogFile()
+    log_to(screen(hide_steps=is_terminal), log_file)
+    store = CheckpointStore(build.run_folder(config), config.keep_checkpoint_max)
+    start = resume.find_start(store, arguments.resume, arguments.overwrite)
+    if start is not None:
+        if resume.is_finished(start, config.epoch):
+            resume.prepare_folder(store, start)
+            logger.info("%s is finished (epoch %d)", store.folder, start.manifest["epoch"])
+            return
+        resume.check_identity(start.manifest["identity"], build.identity(config))
+    place = build.select_place(config)
+    data = build.load_data(config, start)
+    bar = ProgressBar(sys.stdout) if is_terminal else None
+    trainer = build.make_trainer(config, data, store, bar, arguments.eval)
+    if start is not None:
+        restore(trainer, start)
+    resume.prepare_folder(store, start)
+    log_file.open(store.folder / LOG, append=start is not None)
+    (store.folder / CONFIG).write_text(config.dump(), encoding="utf-8")
+    build.describe_run(config, trainer, data, place, start)
+    trainer.train()
+
+
+if __name__ == "__main__":
+    run_tool(main)
