@@ -1,0 +1,131 @@
+"""What the README says to type works as typed, in its order, where there is no MNIST."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+
+import numpy as np
+import paddle
+import pytest
+from conftest import REPOSITORY
+from test_bad_input import write_mnist
+
+README = (REPOSITORY / "README.md").read_text()
+BLOCKS = re.findall(r"```(\w+)\n(.*?)```", README, re.S)
+PYTHON = [text for language, text in BLOCKS if language == "python"]
+COMMANDS = [line for language, text in BLOCKS if language == "bash" for line in text.splitlines()]
+INSTALL = re.compile(r"^python3 -m venv \.venv && \.venv/bin/pip install -e \S+ && ")
+
+
+@pytest.fixture(scope="module")
+def clone(tmp_path_factory):
+    """Return a folder with the clone's tools and configs, and an environment without MNIST."""
+    folder = tmp_path_factory.mktemp("clone")
+    for name in ("tools", "configs"):
+        (folder / name).symlink_to(REPOSITORY / name)
+    write_mnist(folder / "mnist")
+    return folder
+
+
+def run(folder, command):
+    environment = {**os.environ, "HOME": str(folder), "PPEMA_MIRRORS": ""}
+    arguments = command.replace(".venv/bin/python", sys.executable).split()
+    return subprocess.run(
+        arguments, cwd=folder, env=environment, capture_output=True, text=True, timeout=300
+    )
+
+
+def test_every_block_is_of_a_kind_that_is_tested_here():
+    assert {language for language, _ in BLOCKS} == {"bash", "python", "text", "yaml"}
+    assert len(PYTHON) == 2
+
+
+def test_the_first_two_commands_install_and_then_train_or_test():
+    assert all(INSTALL.match(command) for command in COMMANDS[:2])
+    assert COMMANDS[1].endswith("-m pytest")
+    assert not any(INSTALL.match(command) for command in COMMANDS[2:])
+
+
+def test_each_command_works_as_typed_in_the_order_given(clone):
+    for command in COMMANDS:
+        command = INSTALL.sub("", command)
+        if command.endswith("-m pytest") or "visualdl" in command:
+            continue
+        result = run(clone, command)
+        assert result.returncode == 0, (command, result.stdout, result.stderr)
+        assert result.stderr == "", command
+        if command == INSTALL.sub("", COMMANDS[0]):
+            top1 = float(re.findall(r"^ema +top1 ([\d.]+) %", result.stdout, re.M)[-1])
+            assert top1 >= 96.0
+            assert "digits" in result.stdout
+            run_python_that_loads_the_average(clone)
+
+
+def run_python_that_loads_the_average(folder):
+    namespace = {}
+    here = os.getcwd()
+    os.chdir(folder)
+    try:
+        exec(PYTHON[1], namespace)  # noqa: S102
+    finally:
+        os.chdir(here)
+    weights = paddle.load(str(folder / "output/lenet_mnist/best_model/ema.pdparams"))
+    loaded = namespace["model"].state_dict()
+    assert all((loaded[name] == tensor).all() for name, tensor in weights.items())
+
+
+def test_the_loop_works_as_written(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    paddle.seed(1)
+    model = paddle.vision.models.LeNet()
+    batches = [(paddle.randn([4, 1, 28, 28]), paddle.to_tensor([0, 1, 2, 3]))] * 3
+    namespace = {
+        "paddle": paddle,
+        "model": model,
+        "loader": batches,
+        "loss_fn": paddle.nn.CrossEntropyLoss(),
+        "optimizer": paddle.optimizer.Adam(0.01, parameters=model.parameters()),
+        "evaluate": lambda network: network.state_dict()["fc.0.bias"].numpy().copy(),
+    }
+    exec(PYTHON[0], namespace)  # noqa: S102
+    saved = paddle.load("ema.pdparams")
+    np.testing.assert_array_equal(saved["fc.0.bias"].numpy(), namespace["accuracy"])
+    assert (model.fc[0].bias.numpy() != namespace["accuracy"]).any()
+    assert paddle.load("ema.pdstates")["num_updates"] == 3
+
+
+def test_the_dashboard_answers(clone, tmp_path):
+    (command,) = (command for command in COMMANDS if "visualdl" in command)
+    visualdl = os.path.join(os.path.dirname(sys.executable), "visualdl")
+    arguments = command.replace(".venv/bin/visualdl", visualdl).split()
+    port = 20_000 + os.getpid() % 20_000
+    (tmp_path / "output").mkdir()
+    server = subprocess.Popen(
+        [*arguments, "--port", str(port)],
+        cwd=tmp_path,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    try:
+        assert wait_for_page(f"http://127.0.0.1:{port}/app/index") == 200
+    finally:
+        os.killpg(server.pid, signal.SIGKILL)
+        server.wait()
+
+
+def wait_for_page(url):
+    request = urllib.request.Request(url, headers={"Accept-Language": "en"})
+    for _ in range(100):
+        try:
+            with urllib.request.urlopen(request, timeout=10) as answer:
+                return answer.status
+        except OSError:
+            time.sleep(0.3)
+    return None
