@@ -6,6 +6,7 @@ import collections.abc
 import dataclasses
 import difflib
 import math
+import types
 import typing
 from typing import Any, Iterable, Literal, Optional, Sequence, Union, get_args, get_origin
 
@@ -17,6 +18,9 @@ SEQUENCES = (list, tuple, collections.abc.Sequence)
 MAPPINGS = (dict, collections.abc.Mapping)
 _NOUNS = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
 _SHOWN = 12
+_SHOWN_TEXT = 60
+# `int | None`, where Python has it (3.10).
+_UNIONS = (Union, getattr(types, "UnionType", Union))
 
 
 class Unsupported(Exception):
@@ -52,17 +56,16 @@ def convert(node: Node, annotation: Any, path: str) -> Any:
     origin, arguments = get_origin(annotation), get_args(annotation)
     if annotation is Any:
         return plain(node)
-    if origin is Union:
+    if is_union(annotation):
         return _convert_union(node, arguments, path)
     if origin is Literal:
         return _convert_choice(node, arguments, path)
+    if not isinstance(origin or annotation, collections.abc.Hashable):
+        raise Unsupported
     if annotation in _NOUNS:
         return _convert_scalar(node, annotation, path)
     if (origin or annotation) in SEQUENCES:
-        if not isinstance(node, SequenceNode):
-            raise wrong(node, path, "a list")
-        item = arguments[0] if arguments else Any
-        return [convert(child, item, f"{path}.{i}") for i, child in enumerate(node.items)]
+        return _convert_sequence(node, origin or annotation, arguments, path)
     if (origin or annotation) in MAPPINGS:
         if not isinstance(node, Mapping):
             raise wrong(node, path, "a mapping")
@@ -83,10 +86,26 @@ def plain(node: Node) -> Any:
 def wrong(node: Node, path: str, allowed: str) -> ConfigError:
     """Return the error that says what a key must be and what was found."""
     if isinstance(node, Scalar):
-        found = "nothing" if node.value is None else repr(node.value)
+        found = "nothing" if node.value is None else shorten(repr(node.value))
     else:
         found = "a mapping" if isinstance(node, Mapping) else "a list"
     return ConfigError(f"{node.origin}: {path} must be {allowed}, got {found}")
+
+
+def shorten(text: str) -> str:
+    """Return `text` as a message shows it: on one line, and cut where it is long."""
+    text = text if text.isprintable() else repr(text)[1:-1]
+    return text if len(text) <= _SHOWN_TEXT else text[:_SHOWN_TEXT] + "…"
+
+
+def quote(text: str) -> str:
+    """Return `text` in quotes, as a message shows it."""
+    return repr(text if len(text) <= _SHOWN_TEXT else text[:_SHOWN_TEXT] + "…")
+
+
+def is_union(annotation: Any) -> bool:
+    """Return whether an annotation is a Union, an Optional or `int | None`."""
+    return get_origin(annotation) in _UNIONS
 
 
 def suggest(found: str, allowed: Iterable[str]) -> str:
@@ -102,13 +121,16 @@ def suggest(found: str, allowed: Iterable[str]) -> str:
     return f"; known are {shown}" if names else ""
 
 
-def annotation_of_default(default: Any) -> Any:
-    """Return the type that a default hints at where a signature has no readable annotation."""
-    if isinstance(default, bool):
-        return bool
-    if isinstance(default, (int, float)):
-        return float
-    return str if isinstance(default, str) else Any
+def plain_like(node: Node, default: Any, path: str) -> Any:
+    """Return plain values where a signature has no readable annotation, only a default.
+
+    Raises:
+        ConfigError: text stands where the default is a number, or true or false.
+    """
+    value = plain(node)
+    if isinstance(default, (bool, int, float)) and isinstance(value, str):
+        raise wrong(node, path, _NOUNS[bool if isinstance(default, bool) else float])
+    return value
 
 
 def hints_of(function: Any) -> dict[str, Any]:
@@ -118,8 +140,9 @@ def hints_of(function: Any) -> dict[str, Any]:
         target = function.__init__  # type: ignore[misc]
     try:
         return typing.get_type_hints(target)
-    # Paddle's annotations name types that exist only for type checkers.
-    except (NameError, TypeError, AttributeError):
+    # Paddle's annotations name types that exist only for type checkers; a user's own may be
+    # any text, and evaluating it may fail in any way.
+    except Exception:
         return {}
 
 
@@ -142,11 +165,27 @@ def _convert_scalar(node: Node, wanted: type, path: str) -> Any:
     return value
 
 
+def _convert_sequence(node: Node, kind: Any, items: Sequence[Any], path: str) -> Any:
+    if not isinstance(node, SequenceNode):
+        raise wrong(node, path, "a list")
+    is_fixed = kind is tuple and bool(items) and items[-1] is not Ellipsis
+    if is_fixed and len(items) != len(node.items):
+        raise wrong(node, path, f"a list of {len(items)}")
+    item = items[0] if items else Any
+    wanted = items if is_fixed else [item] * len(node.items)
+    values = [
+        convert(child, annotation, f"{path}.{index}")
+        for index, (child, annotation) in enumerate(zip(node.items, wanted))
+    ]
+    return tuple(values) if kind is tuple else values
+
+
 def _convert_choice(node: Node, choices: Sequence[Any], path: str) -> Any:
     value = node.value if isinstance(node, Scalar) else None
-    if value not in choices or (isinstance(value, bool) and True not in choices):
+    # By type too, as 1, 1.0 and true are equal to Python.
+    if (type(value), value) not in [(type(choice), choice) for choice in choices]:
         error = str(wrong(node, path, f"one of {', '.join(map(str, choices))}"))
-        near = difflib.get_close_matches(str(value), map(str, choices), 1)
+        near = difflib.get_close_matches(str(value), list(map(str, choices)), 1)
         raise ConfigError(f"{error}; did you mean {near[0]!r}?" if near else error)
     return value
 
@@ -162,7 +201,9 @@ def _convert_union(node: Node, members: Sequence[Any], path: str) -> Any:
             return convert(node, member, path)
         except ConfigError:
             continue
-    raise wrong(node, path, " or ".join(_noun(member) for member in others))
+    # A whole number is a number; saying both would only be longer.
+    named = [member for member in others if not (member is int and float in others)]
+    raise wrong(node, path, " or ".join(map(_noun, named)))
 
 
 def _noun(annotation: Any) -> str:

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
-import inspect
-from typing import Any, Literal, Mapping, Union, get_args, get_origin
+from typing import Any, Hashable, Literal, Mapping, get_args, get_origin
 
-from .convert import MAPPINGS, SEQUENCES, Bounds, annotation_of_default, hints_of, hints_of_fields
+from .convert import (
+    MAPPINGS,
+    SEQUENCES,
+    Bounds,
+    hints_of,
+    hints_of_fields,
+    is_union,
+)
 from .merge import BASE
 from .named import Choices, Named, arguments_of
-from .schema import Keys
+from .schema import AVERAGE_NAME, Keys
 
 _TYPES = {bool: "boolean", int: "integer", float: "number", str: "string"}
 _IMPORT_PATH = r"^[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)+$"
@@ -40,6 +46,8 @@ def _object_of(keys: type, path: str, catalog: Mapping[str, Choices]) -> dict[st
         described.update(_bounds(entry.metadata["bounds"]))
         if entry.default is not dataclasses.MISSING:
             described["default"] = entry.default
+        elif entry.default_factory is not dataclasses.MISSING:
+            described["default"] = entry.default_factory()
         properties[entry.name] = described
     return {"type": "object", "properties": properties, "additionalProperties": False}
 
@@ -49,7 +57,11 @@ def _schema_of(annotation: Any, path: str, catalog: Mapping[str, Choices]) -> di
         return _section(catalog[path])
     if Named in get_args(annotation):
         if get_origin(annotation) is dict:
-            return {"type": "object", "additionalProperties": _section(catalog[path])}
+            return {
+                "type": "object",
+                "propertyNames": {"pattern": f"^{AVERAGE_NAME.pattern}$"},
+                "additionalProperties": _section(catalog[path]),
+            }
         return {"type": "array", "items": _section(catalog[path])}
     if dataclasses.is_dataclass(annotation):
         assert isinstance(annotation, type)
@@ -76,22 +88,30 @@ def _section(choices: Choices) -> dict[str, Any]:
 def _class(name: str, cls: Any, choices: Choices) -> dict[str, Any]:
     hints = hints_of(cls)
     properties: dict[str, Any] = {"name": {"const": name}}
+    takes_any = False
     for key, parameter in arguments_of(cls, choices.given).items():
-        hint = hints.get(key, annotation_of_default(parameter.default))
-        properties[key] = _type(hint)
-        if parameter.default is not inspect.Parameter.empty:
-            default = parameter.default
-            properties[key]["default"] = list(default) if isinstance(default, tuple) else default
-    return {"type": "object", "properties": properties, "additionalProperties": False}
+        if parameter.kind is parameter.VAR_KEYWORD:
+            takes_any = True
+            continue
+        properties[key] = _type(hints.get(key, Any))
+        default = parameter.default
+        if isinstance(default, tuple):
+            default = list(default)
+        # Any other default is an object of Python's, which JSON cannot show.
+        if default is None or isinstance(default, (bool, int, float, str, list)):
+            properties[key]["default"] = default
+    return {"type": "object", "properties": properties, "additionalProperties": takes_any}
 
 
 def _type(annotation: Any) -> dict[str, Any]:
     origin, arguments = get_origin(annotation), get_args(annotation)
+    if not isinstance(annotation, Hashable):
+        return {}
     if annotation in _TYPES:
         return {"type": _TYPES[annotation]}
     if origin is Literal:
         return {"enum": list(arguments)}
-    if origin is Union:
+    if is_union(annotation):
         members = [{"type": "null"} if m is type(None) else _type(m) for m in arguments]
         return {"anyOf": members}
     if (origin or annotation) in SEQUENCES:

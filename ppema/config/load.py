@@ -4,22 +4,20 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Mapping, Optional, Sequence, Union, get_args, get_origin
 
 from ..errors import ConfigError
-from .convert import convert, hints_of_fields, suggest, wrong
+from .convert import convert, hints_of_fields, quote, suggest, wrong
 from .merge import read_tree
 from .named import Choices, Named, convert_named
 from .render import render_tree
-from .schema import FOREIGN_KEYS, Keys
+from .schema import AVERAGE_NAME, FOREIGN_KEYS, Keys
 from .strict_yaml import Mapping as MappingNode
 from .strict_yaml import Node, Origin
 from .strict_yaml import Sequence as SequenceNode
 
-_AVERAGE_NAME = re.compile(r"[a-z][a-z0-9_]*")
 # These name other things in a run's folder, in a table or on a command line.
 _RESERVED = ("raw", "best", "all", "train", "eval", "model", "optimizer", "state", "manifest")
 
@@ -30,7 +28,8 @@ Catalog = Mapping[str, Choices]
 class Config(Keys):
     """A checked config: its keys as attributes, and where each value was written."""
 
-    name: str = ""
+    # The file's, not a key: the same config read back from a run's folder is equal.
+    name: str = field(default="", compare=False)
     _origins: dict[str, Origin] = field(default_factory=dict, repr=False, compare=False)
     _root: Origin = field(default_factory=lambda: Origin(""), repr=False, compare=False)
 
@@ -73,7 +72,7 @@ def load_config(path: str, overrides: Sequence[str], catalog: Catalog) -> Config
     config = Config(**values, name=Path(path).stem)
     config._root = tree.origin if tree.origin.line == 0 else Origin(tree.origin.place)
     _collect_origins(tree, "", config._origins)
-    _check_averages(config)
+    _check_select(config)
     return config
 
 
@@ -126,6 +125,8 @@ def _convert_collection(
     if kind is dict:
         if not isinstance(node, MappingNode):
             raise wrong(node, path, "a mapping of names to sections")
+        for name in node.items:
+            _check_average_name(name, node.key_origins[name])
         return {
             name: convert_named(child, choices, f"{path}.{name}")
             for name, child in node.items.items()
@@ -139,24 +140,25 @@ def _convert_collection(
 
 def _unknown_key(name: str, path: str, origin: Origin, fields: Mapping[str, Any]) -> ConfigError:
     if not path and name in FOREIGN_KEYS:
-        return ConfigError(f"{origin}: {name!r} is written as a section here: {FOREIGN_KEYS[name]}")
+        return ConfigError(f"{origin}: {name!r} {FOREIGN_KEYS[name]}")
     key_path = f"{path}.{name}" if path else name
     return ConfigError(f"{origin}: unknown key {key_path!r}{suggest(name, fields)}")
 
 
-def _check_averages(config: Config) -> None:
-    for name in config.Averages:
-        if not _AVERAGE_NAME.fullmatch(name) or name in _RESERVED:
-            raise config.error(
-                f"Averages.{name}",
-                f"an average must be named by small letters, digits and _, and not "
-                f"{', '.join(_RESERVED)}; got {name!r}",
-            )
+def _check_average_name(name: str, origin: Origin) -> None:
+    if not AVERAGE_NAME.fullmatch(name) or name in _RESERVED:
+        raise ConfigError(
+            f"{origin}: an average must be named by small letters, digits and _, the first a "
+            f"letter, and not {', '.join(_RESERVED)}; got {name!r}"
+        )
+
+
+def _check_select(config: Config) -> None:
     allowed = ("raw", "best", *config.Averages)
     if config.select not in allowed:
         raise config.error(
             "select",
-            f"select must be one of {', '.join(allowed)}, got {config.select!r}"
+            f"select must be one of {', '.join(allowed)}, got {quote(config.select)}"
             + suggest(config.select, allowed).partition("; known")[0],
         )
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import re
+from typing import Optional
 from typing import Sequence as SequenceOf
 
 from ..errors import ConfigError
+from .convert import quote, shorten
 from .strict_yaml import (
     MAX_DEPTH,
     Mapping,
@@ -14,12 +16,15 @@ from .strict_yaml import (
     Origin,
     Scalar,
     Sequence,
+    is_key,
+    make_scalar,
     parse_yaml,
     read_yaml,
-    resolve_scalar,
 )
 
 BASE = "_BASE_"
+# Bases of bases double at each level; no config needs so many.
+_MAX_FILES = 100
 
 
 def read_tree(path: str, overrides: SequenceOf[str]) -> Mapping:
@@ -28,7 +33,7 @@ def read_tree(path: str, overrides: SequenceOf[str]) -> Mapping:
     Raises:
         ConfigError: with file and line, or `-o key`, for all that is refused.
     """
-    tree = _read_with_bases(path, ())
+    tree = _read_with_bases(path, (), [])
     parsed = [_parse_override(text) for text in overrides]
     # A class is named before its arguments are set, in whatever order they were typed.
     for keys, value in sorted(parsed, key=lambda item: item[0][-1] != "name"):
@@ -36,14 +41,19 @@ def read_tree(path: str, overrides: SequenceOf[str]) -> Mapping:
     return tree
 
 
-def _read_with_bases(path: str, opened: tuple[str, ...]) -> Mapping:
+def _read_with_bases(path: str, opened: tuple[str, ...], read: list[str]) -> Mapping:
+    """Return a file's tree over those of its bases.
+
+    Args:
+        path: the file.
+        opened: the files that led here, each based on the next.
+        read: all files read so far; this one is added.
+    """
     path = os.path.normpath(path)
     chain = (*opened, path)
-    if os.path.realpath(path) in map(os.path.realpath, opened):
-        names = " → ".join(os.path.basename(name) for name in chain)
-        raise ConfigError(f"{BASE} loop: {names}")
-    if len(chain) > MAX_DEPTH:
-        raise ConfigError(f"{path}: more than {MAX_DEPTH} files based on each other")
+    read.append(path)
+    if len(read) > _MAX_FILES:
+        raise ConfigError(f"{chain[0]}: based on more than {_MAX_FILES} files")
     tree = read_yaml(path)
     base = tree.items.pop(BASE, None)
     if base is None:
@@ -53,8 +63,11 @@ def _read_with_bases(path: str, opened: tuple[str, ...]) -> Mapping:
         origin = tree.key_origins[BASE]
         base_path = os.path.join(os.path.dirname(path), name)
         if not os.path.isfile(base_path):
-            raise ConfigError(f"{origin}: {BASE} names {name!r}, and there is no such file")
-        merged = _merge(merged, _read_with_bases(base_path, chain))
+            raise ConfigError(f"{origin}: {BASE} names {quote(name)}, and there is no such file")
+        if os.path.realpath(base_path) in map(os.path.realpath, chain):
+            names = " → ".join(os.path.basename(link) for link in (*chain, base_path))
+            raise ConfigError(f"{BASE} loop: {names}")
+        merged = _merge(merged, _read_with_bases(base_path, chain, read))
     return _merge(merged, tree)
 
 
@@ -85,28 +98,43 @@ def _merge(base: Mapping, child: Mapping) -> Mapping:
 
 
 def _class_name(mapping: Mapping) -> object:
-    name = mapping.items.get("name")
-    return name.value if isinstance(name, Scalar) else None
+    return _class_name_of(mapping.items.get("name"))
+
+
+def _class_name_of(node: Optional[Node]) -> object:
+    return node.value if isinstance(node, Scalar) else None
 
 
 def _parse_override(text: str) -> tuple[list[str], Node]:
     path, equals, value = text.partition("=")
     keys = path.strip().split(".")
-    if not equals or not all(keys):
-        raise ConfigError(f"-o {text}: must be KEY=VALUE, such as Averages.ema.decay=0.999")
-    if len(keys) > MAX_DEPTH:
-        raise ConfigError(f"-o {path}: nested deeper than {MAX_DEPTH} levels")
-    place = f"-o {path.strip()}"
+    if not equals or not all(map(is_key, keys)):
+        raise ConfigError(
+            f"-o {shorten(text)}: must be KEY=VALUE, such as Averages.ema.decay=0.999"
+        )
+    origin = Origin(f"-o {path.strip()}")
     value = value.strip()
+    node: Node
     if value[:1] in ("[", "{", "'", '"'):
         try:
-            node = parse_yaml(value, place)
+            node = parse_yaml(value, origin.place)
         except ConfigError as error:
             # A command line has no lines to point at.
             raise ConfigError(re.sub(r":\d+: ", ": ", str(error), count=1)) from None
-        _forget_lines(node, Origin(place))
-        return keys, node
-    return keys, Scalar(resolve_scalar(value), value, Origin(place))
+        _forget_lines(node, origin)
+    else:
+        node = make_scalar(value, True, origin)
+    # What is read back from the run's folder must not be deeper than the reader goes.
+    if len(keys) + _depth(node) > MAX_DEPTH:
+        raise ConfigError(f"{origin}: nested deeper than {MAX_DEPTH} levels")
+    return keys, node
+
+
+def _depth(node: Node) -> int:
+    if isinstance(node, Scalar):
+        return 0
+    children = node.items.values() if isinstance(node, Mapping) else node.items
+    return 1 + max(map(_depth, children), default=0)
 
 
 def _forget_lines(node: Node, origin: Origin) -> None:
@@ -137,7 +165,7 @@ def _override(tree: Mapping, keys: list[str], value: Node) -> None:
         node.items[int(last)] = value
         return
     assert isinstance(node, Mapping)
-    if last == "name" and isinstance(value, Scalar) and _class_name(node) != value.value:
+    if last == "name" and _class_name(node) not in (None, _class_name_of(value)):
         node.items.clear()
     node.items[last] = value
     node.key_origins[last] = value.origin
@@ -145,7 +173,7 @@ def _override(tree: Mapping, keys: list[str], value: Node) -> None:
 
 def _element(node: Node, key: str, path: list[str], origin: Origin) -> Node:
     assert isinstance(node, Sequence)
-    if not key.isdecimal() or int(key) >= len(node.items):
+    if key not in map(str, range(len(node.items))):
         raise ConfigError(
             f"{origin}: {'.'.join(path)} is a list of {len(node.items)}; {key!r} is no index of it"
         )

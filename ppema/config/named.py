@@ -8,7 +8,17 @@ from dataclasses import dataclass, field
 from typing import Any, Callable, Mapping, Optional
 
 from ..errors import ConfigError
-from .convert import Unsupported, annotation_of_default, convert, hints_of, plain, suggest, wrong
+from .convert import (
+    Unsupported,
+    convert,
+    hints_of,
+    plain,
+    plain_like,
+    quote,
+    shorten,
+    suggest,
+    wrong,
+)
 from .strict_yaml import Mapping as MappingNode
 from .strict_yaml import Node, Origin, Scalar
 
@@ -79,7 +89,8 @@ def arguments_of(cls: Callable[..., Any], given: frozenset[str]) -> dict[str, in
     return {
         name: parameter
         for name, parameter in parameters.items()
-        if name not in given and parameter.kind is not parameter.VAR_POSITIONAL
+        # `name` is the class; a parameter of that name keeps its default.
+        if name not in given and name != "name" and parameter.kind is not parameter.VAR_POSITIONAL
     }
 
 
@@ -106,13 +117,12 @@ def _convert_argument(
 ) -> Any:
     if parameter is None:
         return plain(node)
-    annotation = hints.get(parameter.name)
-    if annotation is None:
-        annotation = annotation_of_default(parameter.default)
-    try:
-        return convert(node, annotation, path)
-    except Unsupported:
-        return plain(node)
+    if parameter.name in hints:
+        try:
+            return convert(node, hints[parameter.name], path)
+        except Unsupported:
+            pass
+    return plain_like(node, parameter.default, path)
 
 
 def _find_class(name: str, choices: Choices, path: str, origin: Origin) -> Callable[..., Any]:
@@ -120,19 +130,19 @@ def _find_class(name: str, choices: Choices, path: str, origin: Origin) -> Calla
         return choices.classes[name]
     if "." not in name:
         near = suggest(name, choices.classes)
-        raise ConfigError(f"{origin}: {path}.name: there is no {name!r}{near}")
+        raise ConfigError(f"{origin}: {path}.name: there is no {quote(name)}{near}")
     module_name, _, attribute = name.rpartition(".")
     try:
         found = getattr(importlib.import_module(module_name), attribute)
     # The module is the user's own and may fail in any way.
-    except Exception as error:
-        reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise ConfigError(f"{origin}: {path}.name: cannot import {name!r}: {reason}") from None
+    except (Exception, SystemExit) as error:
+        reason = shorten((str(error).strip() or type(error).__name__).splitlines()[0])
+        raise ConfigError(f"{origin}: {path}.name: cannot import {quote(name)}: {reason}") from None
     if not callable(found):
-        raise ConfigError(f"{origin}: {path}.name: {name!r} is not a class")
+        raise ConfigError(f"{origin}: {path}.name: {quote(name)} is not a class")
     if choices.base is not None and not _derives(found, choices.base):
         base = f"{choices.base.__module__}.{choices.base.__qualname__}"
-        raise ConfigError(f"{origin}: {path}.name: {name!r} is not derived from {base}")
+        raise ConfigError(f"{origin}: {path}.name: {quote(name)} is not derived from {base}")
     return found  # type: ignore[no-any-return]
 
 

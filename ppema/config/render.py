@@ -9,7 +9,7 @@ from typing import Any, Callable, Iterator, Optional
 
 from .strict_yaml import resolve_scalar
 
-_PLAIN = re.compile(r"[A-Za-z0-9_./~+-][A-Za-z0-9_./~+*-]*")
+_PLAIN = re.compile(r"-?[A-Za-z0-9_./~+][A-Za-z0-9_./~+*-]*")
 _COMMENT_COLUMN = 48
 
 
@@ -33,8 +33,16 @@ def render_scalar(value: Any) -> str:
         return ".nan" if math.isnan(value) else (".inf" if value > 0 else "-.inf")
     if isinstance(value, str) and _PLAIN.fullmatch(value) and resolve_scalar(value) == value:
         return value
-    # JSON is YAML: its quoted text, numbers, true, false and null mean the same.
-    return json.dumps(value, ensure_ascii=True)
+    if isinstance(value, str):
+        return _quote(value)
+    # JSON is YAML: its numbers, true, false and null mean the same.
+    return json.dumps(value)
+
+
+def _quote(text: str) -> str:
+    # Not JSON's escapes: YAML does not join the surrogate pairs that they make of an emoji.
+    text = text.replace("\\", "\\\\").replace('"', '\\"')
+    return '"' + "".join(c if c.isprintable() else f"\\U{ord(c):08x}" for c in text) + '"'
 
 
 def _lines(values: dict[str, Any], path: str, depth: int) -> Iterator[tuple[str, str]]:
@@ -44,5 +52,11 @@ def _lines(values: dict[str, Any], path: str, depth: int) -> Iterator[tuple[str,
         if isinstance(value, dict) and value:
             yield f"{indent}{render_scalar(key)}:", key_path
             yield from _lines(value, key_path, depth + 1)
+        elif isinstance(value, list) and value and all(isinstance(v, dict) and v for v in value):
+            yield f"{indent}{render_scalar(key)}:", key_path
+            for index, item in enumerate(value):
+                first, *others = _lines(item, f"{key_path}.{index}", depth + 2)
+                yield f"{indent}  - {first[0].lstrip()}", first[1]
+                yield from others
         else:
             yield f"{indent}{render_scalar(key)}: {render_scalar(value)}", key_path

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from dataclasses import dataclass
 from typing import Any, Dict, List, Literal, Optional, Union
 
 from .convert import Bounds
 from .named import Named
+
+# Of an average: it names files and folders.
+AVERAGE_NAME = re.compile(r"[a-z][a-z0-9_]*")
 
 
 def key(
@@ -82,12 +86,19 @@ class Keys:
     vdl_log_dir: Optional[str] = key("where they go; vdl in the run's folder by default", None)
 
 
-# What users of PaddleDetection will try, and how it is written here.
+_AS_SECTION = "is written as a section here: "
+_AN_EMA = _AS_SECTION + "Averages: {ema: {name: ExponentialMovingAverage, "
+# What users of PaddleDetection will try, and how it is said here.
 FOREIGN_KEYS = {
-    "use_ema": "Averages: {ema: {name: ExponentialMovingAverage, decay: 0.9998}}",
-    "ema_decay": "Averages: {ema: {name: ExponentialMovingAverage, decay: 0.9998}}",
-    "ema_decay_type": "Averages: {ema: {name: ExponentialMovingAverage, schedule: threshold}}",
-    "ema_black_list": "Averages: {ema: {name: ExponentialMovingAverage, exclude: [fc.*]}}",
-    "architecture": "Model: {name: LeNet}",
-    "metric": "select: best",
+    "use_ema": _AN_EMA + "decay: 0.9998}}",
+    "ema_decay": _AN_EMA + "decay: 0.9998}}",
+    "ema_decay_type": _AN_EMA + "schedule: threshold}}",
+    "ema_black_list": _AN_EMA + "exclude: [fc.*]}}",
+    "ema_filter_no_grad": "is not needed here: frozen weights are copied, never averaged",
+    "cycle_epoch": "is not needed here: an average starts again only when it is registered again",
+    "architecture": _AS_SECTION + "Model: {name: LeNet}",
+    "num_classes": "is an argument of the model here: Model: {name: LeNet, num_classes: 10}",
+    "worker_num": "is not needed here: the training process makes the batches itself",
+    "TestReader": _AS_SECTION + "EvalReader: {batch_size: 250}",
+    "metric": "is not needed here: evaluation gives top-1, top-2 and the loss",
 }

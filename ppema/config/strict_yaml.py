@@ -15,9 +15,18 @@ from ..errors import ConfigError
 
 MAX_BYTES = 1 << 20
 MAX_DEPTH = 20
+# Fully escaped, a longer key passes YAML's limit of 1,024 characters, and a dump of it would
+# not be read back.
+MAX_KEY = 80
 # A config of this many parts is not one that a person wrote; reading it would take seconds.
 _MAX_EVENTS = 50_000
 
+_TAB_INDENT = re.compile(r"^ *\t[ \t]*[^\s]", re.MULTILINE)
+_CONTROL = re.compile(
+    "[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x84\x86-\x9f\ud800-\udfff\ufeff\ufffe\uffff]"
+)
+
+_NO_ALIASES = "anchors and aliases (&, *, <<) are not allowed"
 _INTEGER = re.compile(r"[-+]?[0-9]{1,300}|0o[0-7]{1,300}|0x[0-9a-fA-F]{1,300}")
 _FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
 _CONSTANTS = {
@@ -99,15 +108,32 @@ def parse_yaml(text: str, place: str) -> Node:
     Raises:
         ConfigError: with file and line, for all that is refused.
     """
+    _refuse_controls_and_tabs(text, place)
     try:
         node = _build(_events(text, place), place)
     except yaml.MarkedYAMLError as error:
-        raise ConfigError(_describe_syntax_error(error, text, place)) from None
+        raise ConfigError(_describe_syntax_error(error, place)) from None
     except yaml.YAMLError as error:
         raise ConfigError(f"{place}: {str(error).splitlines()[0]}") from None
     if node is None or (isinstance(node, Scalar) and not node.text):
         raise ConfigError(f"{place}: config is empty")
     return node
+
+
+def is_key(text: str) -> bool:
+    """Return whether a key fits on a line of a message and of a dumped config."""
+    return 0 < len(text) <= MAX_KEY and text.isprintable()
+
+
+def make_scalar(text: str, is_plain: bool, origin: Origin) -> Scalar:
+    """Return the node of a scalar; a quoted one is always text.
+
+    Raises:
+        ConfigError: it holds NUL or half of a character, which no file name and no file may.
+    """
+    if "\0" in text or any("\ud800" <= character <= "\udfff" for character in text):
+        raise ConfigError(f"{origin}: NUL and lone surrogates are not allowed in text")
+    return Scalar(resolve_scalar(text) if is_plain else text, text, origin)
 
 
 def resolve_scalar(text: str) -> Any:
@@ -134,7 +160,7 @@ def _events(text: str, place: str) -> Iterator[Any]:
         if count > _MAX_EVENTS:
             raise ConfigError(f"{origin}: more than {_MAX_EVENTS:,} parts")
         if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None):
-            raise ConfigError(f"{origin}: anchors and aliases (&, *, <<) are not allowed")
+            raise ConfigError(f"{origin}: {_NO_ALIASES}")
         if getattr(event, "tag", None):
             raise ConfigError(f"{origin}: tags (!…) are not allowed")
         depth += isinstance(event, yaml.CollectionStartEvent)
@@ -183,8 +209,7 @@ def _node_of(event: Any, origin: Origin) -> Node:
         return Mapping(origin)
     if isinstance(event, yaml.SequenceStartEvent):
         return Sequence(origin)
-    is_plain = event.style in (None, "")
-    return Scalar(resolve_scalar(event.value) if is_plain else event.value, event.value, origin)
+    return make_scalar(event.value, event.style in (None, ""), origin)
 
 
 def _new_key(mapping: Mapping, node: Node) -> str:
@@ -192,7 +217,11 @@ def _new_key(mapping: Mapping, node: Node) -> str:
         raise ConfigError(f"{node.origin}: a key must be a word, not a list or a mapping")
     key = node.text
     if key == "<<":
-        raise ConfigError(f"{node.origin}: anchors and aliases (&, *, <<) are not allowed")
+        raise ConfigError(f"{node.origin}: {_NO_ALIASES}")
+    if not is_key(key):
+        raise ConfigError(f"{node.origin}: a key must be 1 to {MAX_KEY} printable characters")
+    if not isinstance(node.value, str):
+        raise ConfigError(f"{node.origin}: a key must be text, got {key}; put it in quotes")
     if key in mapping.items:
         first = mapping.key_origins[key].line
         raise ConfigError(f"{node.origin}: {key!r} is given twice (first on line {first})")
@@ -200,12 +229,22 @@ def _new_key(mapping: Mapping, node: Node) -> str:
     return key
 
 
-def _describe_syntax_error(error: yaml.MarkedYAMLError, text: str, place: str) -> str:
+def _refuse_controls_and_tabs(text: str, place: str) -> None:
+    control = _CONTROL.search(text)
+    if control is not None:
+        line = text.count("\n", 0, control.start()) + 1
+        raise ConfigError(f"{place}:{line}: control character {control.group()!a} is not allowed")
+    # Looked for in the text, as YAML itself takes a tab within brackets.
+    tab = _TAB_INDENT.search(text)
+    if tab is not None:
+        line = text.count("\n", 0, tab.start()) + 1
+        raise ConfigError(f"{place}:{line}: indented with a tab; use spaces")
+
+
+def _describe_syntax_error(error: yaml.MarkedYAMLError, place: str) -> str:
     mark = error.problem_mark or error.context_mark
-    number = 0 if mark is None else int(mark.line)
-    lines = text.splitlines()
-    line = lines[number] if number < len(lines) else ""
-    if "\t" in line[: len(line) - len(line.lstrip())]:
-        return f"{place}:{number + 1}: indented with a tab; use spaces"
-    problem = error.problem or "not YAML"
-    return f"{place}:{number + 1}: {problem}"
+    origin = Origin(place, 1 if mark is None else int(mark.line) + 1)
+    # `exclude: *.bias` is an alias to YAML, though its writer meant a pattern.
+    if error.context in ("while scanning an alias", "while scanning an anchor"):
+        return f"{origin}: {_NO_ALIASES}"
+    return f"{origin}: {error.problem or 'not YAML'}"
