@@ -9,7 +9,6 @@ from typing import IO, Optional
 
 from ..errors import FolderInUseError
 
-
 LOCK = ".lock"
 
 

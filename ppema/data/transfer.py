@@ -13,6 +13,7 @@ import urllib.request
 from typing import Any, Optional
 
 SCHEMES = ("http", "https")
+THREAD_NAME = "ppema-download"
 
 _CHUNK_BYTES = 1 << 16
 _MAX_ANSWER = 200
@@ -44,7 +45,7 @@ class Transfer:
         self._is_abandoned = threading.Event()
         self._num_received, self._num_bytes = 0, num_bytes
         arguments = (url, num_bytes, socket_timeout_s)
-        threading.Thread(target=self._run, args=arguments, daemon=True).start()
+        threading.Thread(target=self._run, args=arguments, name=THREAD_NAME, daemon=True).start()
 
     def wait_for_answer(self, timeout_s: float) -> None:
         """Wait until the headers are in.
@@ -105,6 +106,7 @@ class Transfer:
         # Whatever it is, the thread that waits is the one to hear of it.
         except Exception as error:
             if isinstance(error, urllib.error.HTTPError):
+                # It holds the connection, and the one that waits would never know.
                 error.close()
             self._items.put(error)
 
