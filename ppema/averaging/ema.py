@@ -27,12 +27,7 @@ class ExponentialMovingAverage(WeightAverage):
         gamma: the time scale of the power schedule, in updates.
         power: the exponent of the power schedule.
         half_life: in updates, in place of decay: 0.5 ** (1 / half_life).
-        update_every: fold the weights in at every so many calls of `update`.
-        buffers: BN statistics are averaged with the weights, or taken from the live model (copy).
-        include: average only the parameters whose names match one of these glob patterns.
-        exclude: take the parameters that match from the live model.
-        shadow_dtype: float32 or float64; a shadow is never narrower than its weight.
-        device: where the shadows lie: cpu, gpu, gpu:N; None means where the weight lies.
+        update_every, buffers, include, exclude, shadow_dtype, device: see WeightAverage.
 
     Raises:
         ArgumentError: an argument out of range, or a pattern that matches no parameter.

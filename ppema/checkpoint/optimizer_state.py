@@ -10,8 +10,8 @@ from typing import Any, Mapping
 
 import paddle
 
-from ..averaging.fit import describe_misfit
 from ..errors import CheckpointError
+from .strict import copy_strictly
 
 _MASTER_WEIGHT = "master_weight"
 
@@ -49,13 +49,7 @@ def load_structured_optimizer_state(
         optimizer._create_accumulators(
             block, [parameter for name, parameter in parameters.items() if name in trained]
         )
-    expected = structured_optimizer_state(optimizer, model)
-    misfit = describe_misfit(expected, state)
-    if misfit:
-        raise CheckpointError(f"{source}: {misfit}")
-    with paddle.no_grad():
-        for name, tensor in expected.items():
-            tensor.copy_(state[name], True)
+    copy_strictly(structured_optimizer_state(optimizer, model), state, source)
 
 
 def _structured_names(model: Any) -> dict[str, str]:

@@ -21,12 +21,21 @@ def load_strictly(model: Any, state: Mapping[str, Any], source: str) -> None:
     not_tensors = [name for name, value in state.items() if not paddle.is_tensor(value)]
     if not_tensors:
         raise CheckpointError(f"{source}: not weights ({', '.join(map(str, not_tensors[:3]))})")
-    misfit = describe_misfit(expected, state)
+    copy_strictly(expected, state, source)
+
+
+def copy_strictly(targets: Mapping[str, Any], state: Mapping[str, Any], source: str) -> None:
+    """Copy `state` into the tensors of the same names; none is written where one does not fit.
+
+    Raises:
+        CheckpointError: missing, unexpected, wrong-shape or wrong-dtype tensors, all named.
+    """
+    misfit = describe_misfit(targets, state)
     if misfit:
         raise CheckpointError(f"{source}: {misfit}")
     with paddle.no_grad():
-        for name, tensor in expected.items():
-            tensor.copy_(state[name], True)
+        for name, target in targets.items():
+            target.copy_(state[name], True)
 
 
 def require_finite(state: Mapping[str, Any], purpose: str) -> None:
