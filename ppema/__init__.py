@@ -3,9 +3,15 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .averaging import ArgumentError, ExponentialMovingAverage, WeightAverage
+    from .averaging import ArgumentError, ExponentialMovingAverage, WeightAverage, update_bn
 
-__all__ = ["ArgumentError", "ExponentialMovingAverage", "WeightAverage", "__version__"]
+__all__ = [
+    "ArgumentError",
+    "ExponentialMovingAverage",
+    "WeightAverage",
+    "__version__",
+    "update_bn",
+]
 
 __version__ = "0.1.0"
 

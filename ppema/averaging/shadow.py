@@ -10,7 +10,9 @@ import numpy as np
 import paddle
 from paddle.base import core
 
+from .batch_norm import batch_norm_layers
 from .decay import ArgumentError
+from .place import parse_place
 from .views import BLOCK, BlendViews, is_viewable
 
 BufferPolicy = Literal["average", "copy", "recompute"]
@@ -78,7 +80,7 @@ class ShadowStore:
         self._model = model
         self._policy = (buffers, tuple(include), tuple(exclude))
         self._dtype = getattr(paddle, shadow_dtype)
-        self._place = _parse_device(device)
+        self._place = parse_place(device)
         self._statistics: set[int] = set()
         self._swaps: list[_Swap] = []
         self._scratch: dict[Any, Any] = {}
@@ -236,11 +238,9 @@ class ShadowStore:
 def _batch_norm_statistics(model: Any) -> set[int]:
     # Paddle lists BN statistics as parameters with stop_gradient, like frozen weights; the
     # layer they belong to is what tells them apart.
-    kinds = (paddle.nn.layer.norm._BatchNormBase, paddle.nn.BatchNorm)
     return {
         id(statistic)
-        for layer in model.sublayers(include_self=True)
-        if isinstance(layer, kinds)
+        for layer in batch_norm_layers(model)
         for statistic in (layer._mean, layer._variance)
     }
 
@@ -262,19 +262,6 @@ def _matching(
             )
         found |= matches
     return found
-
-
-def _parse_device(device: Optional[str]) -> Any:
-    if device is None:
-        return None
-    if device == "cpu":
-        return paddle.CPUPlace()
-    kind, _, index = device.partition(":")
-    if kind != "gpu" or not (index or "0").isdigit():
-        raise ArgumentError("device", "cpu, gpu or gpu:N", device)
-    if not paddle.is_compiled_with_cuda():
-        raise ArgumentError("device", "cpu, as this Paddle was built without CUDA", device)
-    return paddle.CUDAPlace(int(index or 0))
 
 
 def _storage_of(tensor: Any) -> Any:

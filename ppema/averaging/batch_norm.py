@@ -1,0 +1,112 @@
+"""BatchNorm statistics: which layers keep them, and how to compute them anew for given weights."""
+
+from __future__ import annotations
+
+import inspect
+from contextlib import contextmanager
+from typing import Any, Iterable, Iterator, Mapping, Optional
+
+import numpy as np
+import paddle
+
+from .place import parse_place
+
+
+def batch_norm_layers(model: Any) -> list[Any]:
+    """Return the layers of a model that keep running statistics, `_mean` and `_variance`."""
+    kinds = (paddle.nn.layer.norm._BatchNormBase, paddle.nn.BatchNorm)
+    return [layer for layer in model.sublayers(include_self=True) if isinstance(layer, kinds)]
+
+
+def update_bn(loader: Iterable[Any], model: Any, device: Optional[str] = None) -> None:
+    """Compute the BN statistics of a model anew, as the mean over the batches of one pass.
+
+    Each batch counts the same, whatever its size, as in PyTorch. A layer that is called several
+    times for a batch counts each call. Layers with `use_global_stats` keep what they have, and
+    a model without BN is not run at all. Mode and momentum of every layer, and the generators
+    of random numbers, are put back whatever happens; where the pass raises, so are the statistics.
+
+    Args:
+        loader: yields a tensor or array; a tuple or list that begins with the input; or a dict,
+            passed by keyword where `forward` names its keys, else as it is.
+        model: a paddle.nn.Layer.
+        device: move each batch there first: cpu, gpu, gpu:N; None leaves it where it is.
+
+    Raises:
+        ArgumentError: an unknown place.
+        ValueError: the loader yields nothing.
+    Source: https://pytorch.org/docs/stable/optim.html, torch.optim.swa_utils.update_bn.
+    """
+    place = parse_place(device)
+    layers = [layer for layer in batch_norm_layers(model) if not layer._use_global_stats]
+    if not layers:
+        return
+    num_batches = 0
+    with paddle.no_grad(), _cumulative(model, layers):
+        for batch in loader:
+            _call(model, batch, place)
+            num_batches += 1
+        if num_batches == 0:
+            raise ValueError("update_bn needs at least one batch, the loader yielded none")
+
+
+@contextmanager
+def _cumulative(model: Any, layers: list[Any]) -> Iterator[None]:
+    """Make the layers average over all calls from here on, and put everything else back."""
+    modes = [(layer, layer.training) for layer in model.sublayers(include_self=True)]
+    momenta = [(layer, layer._momentum) for layer in layers]
+    statistics = [
+        (layer, tensor, tensor.clone())
+        for layer in layers
+        for tensor in (layer._mean, layer._variance)
+    ]
+    generators = paddle.get_rng_state()
+    calls = dict.fromkeys(map(id, layers), 0)
+
+    def count_call(layer: Any, _: Any) -> None:
+        calls[id(layer)] += 1
+        # Paddle's momentum is the share that stays: 0 at the first call, so nothing is left of
+        # the old statistics.
+        layer._momentum = 1.0 - 1.0 / calls[id(layer)]
+
+    hooks = [layer.register_forward_pre_hook(count_call) for layer in layers]
+    try:
+        model.train()
+        for _, tensor, _ in statistics:
+            # 0 * NaN is NaN: statistics that are broken would survive the momentum of 0.
+            tensor.zero_()
+        yield
+    except BaseException:
+        # Of a pass that broke off no layer keeps anything.
+        calls = dict.fromkeys(calls, 0)
+        raise
+    finally:
+        for hook in hooks:
+            hook.remove()
+        for layer, momentum in momenta:
+            layer._momentum = momentum
+        for layer, was_training in modes:
+            layer.training = was_training
+        paddle.set_rng_state(generators)
+        for layer, tensor, kept in statistics:
+            if not calls[id(layer)]:
+                tensor.copy_(kept, True)
+
+
+def _call(model: Any, batch: Any, place: Any) -> None:
+    if isinstance(batch, Mapping):
+        moved = {key: _to_tensor(value, place) for key, value in batch.items()}
+        names = set(inspect.signature(model.forward).parameters)
+        wanted = {key: value for key, value in moved.items() if key in names}
+        model(**wanted) if wanted else model(moved)
+        return
+    first = batch[0] if isinstance(batch, (tuple, list)) else batch
+    model(_to_tensor(first, place))
+
+
+def _to_tensor(value: Any, place: Any) -> Any:
+    if isinstance(value, np.ndarray):
+        return paddle.to_tensor(value, place=place)
+    if place is not None and paddle.is_tensor(value):
+        return value.to(place)
+    return value
