@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from contextlib import contextmanager
-from typing import Any, Iterator, Mapping, Optional, Sequence
+from typing import Any, ClassVar, Dict, Iterator, Mapping, Optional, Sequence, Union
 
 import paddle
 
 from .decay import ArgumentError
 from .fit import describe_misfit
 from .shadow import BufferPolicy, ShadowDtype, ShadowStore
+
+Counters = Dict[str, Union[int, float]]
 
 
 class WeightAverage:
@@ -21,7 +24,6 @@ class WeightAverage:
 
     Args:
         model: a paddle.nn.Layer of any dtype, on any place.
-        update_every: fold the weights in at every so many calls of `update`.
         buffers: BN statistics are averaged with the weights, or taken from the live model (copy).
         include: average only the parameters whose names match one of these glob patterns.
         exclude: take the parameters that match from the live model.
@@ -33,11 +35,13 @@ class WeightAverage:
         ValueError: the model has nothing to average.
     """
 
+    # What a subclass counts beside the updates, and where that starts.
+    _COUNTERS: ClassVar[Counters] = {}
+
     def __init__(
         self,
         model: Any,
         *,
-        update_every: int = 1,
         buffers: BufferPolicy = "average",
         include: Sequence[str] = (),
         exclude: Sequence[str] = (),
@@ -46,28 +50,25 @@ class WeightAverage:
     ) -> None:
         if not isinstance(model, paddle.nn.Layer):
             raise TypeError(f"model must be a paddle.nn.Layer, got {type(model).__name__}")
-        if isinstance(update_every, bool) or not isinstance(update_every, int) or update_every < 1:
-            raise ArgumentError("update_every", "a whole number above 0", update_every)
         if buffers == "recompute":
             raise ArgumentError("buffers", "average or copy (recompute is not there yet)", buffers)
         for argument, patterns in (("include", include), ("exclude", exclude)):
             if isinstance(patterns, str):
                 raise ArgumentError(argument, "a list of patterns", patterns)
-        self._update_every = update_every
         self._selection = (model, buffers, include, exclude, shadow_dtype, device)
         self._store = ShadowStore(*self._selection)
-        self._num_updates = 0
+        self._counters = self._initial_counters()
 
     @property
     def num_updates(self) -> int:
         """Return how often `update` was called since `register`: the t of the schedules."""
-        return self._num_updates
+        return int(self._counters["num_updates"])
 
     def register(self) -> None:
         """Start again from the model's current weights, at t = 0."""
         self._require_raw("register()")
         self._store = ShadowStore(*self._selection)
-        self._num_updates = 0
+        self._counters = self._initial_counters()
 
     def update(self) -> float:
         """Fold the model's current weights in; call it after each `optimizer.step()`.
@@ -79,8 +80,8 @@ class WeightAverage:
             RuntimeError: the average is applied at the moment.
         """
         self._require_raw("update()")
-        kept = self._share_to_keep(self._num_updates)
-        self._num_updates += 1
+        kept = self._share_to_keep(self.num_updates)
+        self._counters["num_updates"] += 1
         if kept < 1.0:
             self._store.blend(1.0 - kept)
         return kept
@@ -138,7 +139,7 @@ class WeightAverage:
         self._store.check_model()
         return {
             "kind": type(self).__name__,
-            "num_updates": self._num_updates,
+            **self._counters,
             "shadow": self._store.averages(),
         }
 
@@ -159,11 +160,11 @@ class WeightAverage:
             )
         if state["kind"] != type(self).__name__:
             raise ValueError(f"the state is of {state['kind']}, not {type(self).__name__}")
-        self._check_counters(state)
+        counters = self._checked_counters(state)
         misfit = describe_misfit(expected["shadow"], state["shadow"])
         if misfit:
             raise ValueError(misfit)
-        self._load_counters(state)
+        self._counters = counters
         with paddle.no_grad():
             for name, average in expected["shadow"].items():
                 stored = state["shadow"][name]
@@ -175,14 +176,18 @@ class WeightAverage:
         """Return the share of the average that stays at call t of `update`; 1.0 changes nothing."""
         raise NotImplementedError
 
-    def _check_counters(self, state: Mapping[str, Any]) -> None:
-        """Raise ValueError where a counter in `state` is impossible."""
-        num_updates = state["num_updates"]
-        if isinstance(num_updates, bool) or not isinstance(num_updates, int) or num_updates < 0:
-            raise ValueError(f"num_updates must be a whole number from 0, got {num_updates!r}")
+    def _initial_counters(self) -> Counters:
+        return {"num_updates": 0, **self._COUNTERS}
 
-    def _load_counters(self, state: Mapping[str, Any]) -> None:
-        self._num_updates = state["num_updates"]
+    def _checked_counters(self, state: Mapping[str, Any]) -> Counters:
+        counters = {}
+        for name, initial in self._initial_counters().items():
+            value = state[name]
+            if type(value) is not type(initial) or not 0 <= value < math.inf:
+                kind = "whole number" if isinstance(initial, int) else "number"
+                raise ValueError(f"{name} must be a {kind} from 0, got {value!r}")
+            counters[name] = value
+        return counters
 
     def _require_raw(self, call: str) -> None:
         if self._store.is_swapped:

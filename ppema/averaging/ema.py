@@ -2,14 +2,73 @@
 
 from __future__ import annotations
 
-from typing import Any, Mapping, Optional, Sequence
+from typing import Any, ClassVar, Optional, Sequence
 
-from .average import WeightAverage
-from .decay import ScheduleName, make_schedule, resolve_decay
+from .average import Counters, WeightAverage
+from .decay import ArgumentError, Schedule, ScheduleName, make_schedule, resolve_decay
 from .shadow import BufferPolicy, ShadowDtype
 
 
-class ExponentialMovingAverage(WeightAverage):
+class ScheduledAverage(WeightAverage):
+    """Keep ``shadow = decay_t * shadow + (1 - decay_t) * weight`` for any schedule of decays.
+
+    Args:
+        model: a paddle.nn.Layer of any dtype, on any place.
+        schedule: from t, the updates done so far, to the decay of the next one.
+        update_every: fold the weights in at every so many calls of `update`, with the product
+            of their decays.
+        debias: leave the initial weights out: the average is of the weights seen, each with its
+            share divided by ``1 - decay_1 * … * decay_t``, whatever the schedule.
+        buffers, include, exclude, shadow_dtype, device: see WeightAverage.
+
+    Raises:
+        ArgumentError: an argument out of range, or a pattern that matches no parameter.
+    """
+
+    # The decays of the calls that `update_every` left out, and the sum of all shares so far.
+    _COUNTERS: ClassVar[Counters] = {"pending_decay": 1.0, "normalizer": 0.0}
+
+    def __init__(
+        self,
+        model: Any,
+        schedule: Schedule,
+        *,
+        update_every: int,
+        debias: bool,
+        buffers: BufferPolicy,
+        include: Sequence[str],
+        exclude: Sequence[str],
+        shadow_dtype: ShadowDtype,
+        device: Optional[str],
+    ) -> None:
+        if isinstance(update_every, bool) or not isinstance(update_every, int) or update_every < 1:
+            raise ArgumentError("update_every", "a whole number above 0", update_every)
+        self.schedule = schedule
+        self._update_every, self._debias = update_every, debias
+        super().__init__(
+            model,
+            buffers=buffers,
+            include=include,
+            exclude=exclude,
+            shadow_dtype=shadow_dtype,
+            device=device,
+        )
+
+    def _share_to_keep(self, t: int) -> float:
+        decay = self._counters["pending_decay"] * self.schedule(t)
+        if (t + 1) % self._update_every:
+            self._counters["pending_decay"] = decay
+            return 1.0
+        self._counters["pending_decay"] = 1.0
+        new_share = 1.0 - decay
+        self._counters["normalizer"] = decay * self._counters["normalizer"] + new_share
+        if self._debias and new_share > 0.0:
+            # Dividing the shares as they come keeps the shadow itself debiased at every step.
+            return 1.0 - new_share / self._counters["normalizer"]
+        return decay
+
+
+class ExponentialMovingAverage(ScheduledAverage):
     """Keep ``shadow = decay_t * shadow + (1 - decay_t) * weight``, starting from the weights.
 
     t counts the calls of `update` from 0. Computed as ``shadow += (1 - decay_t) * (weight -
@@ -27,7 +86,8 @@ class ExponentialMovingAverage(WeightAverage):
         gamma: the time scale of the power schedule, in updates.
         power: the exponent of the power schedule.
         half_life: in updates, in place of decay: 0.5 ** (1 / half_life).
-        update_every, buffers, include, exclude, shadow_dtype, device: see WeightAverage.
+        update_every, debias: see ScheduledAverage.
+        buffers, include, exclude, shadow_dtype, device: see WeightAverage.
 
     Raises:
         ArgumentError: an argument out of range, or a pattern that matches no parameter.
@@ -48,6 +108,7 @@ class ExponentialMovingAverage(WeightAverage):
         power: float = 2 / 3,
         half_life: Optional[float] = None,
         update_every: int = 1,
+        debias: bool = False,
         buffers: BufferPolicy = "average",
         include: Sequence[str] = (),
         exclude: Sequence[str] = (),
@@ -57,41 +118,14 @@ class ExponentialMovingAverage(WeightAverage):
         if schedule is None:
             schedule = "threshold" if thres_steps else "constant"
         limit = resolve_decay(decay, half_life)
-        self.schedule = make_schedule(schedule, limit, tau, gamma, power)
-        self._pending = 1.0
         super().__init__(
             model,
+            make_schedule(schedule, limit, tau, gamma, power),
             update_every=update_every,
+            debias=debias,
             buffers=buffers,
             include=include,
             exclude=exclude,
             shadow_dtype=shadow_dtype,
             device=device,
         )
-
-    def register(self) -> None:
-        """Start again from the model's current weights, at t = 0."""
-        super().register()
-        self._pending = 1.0
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return all that an exact continuation needs; right while applied too."""
-        return {**super().state_dict(), "pending_decay": self._pending}
-
-    def _share_to_keep(self, t: int) -> float:
-        decay = self._pending * self.schedule(t)
-        if (t + 1) % self._update_every:
-            self._pending = decay
-            return 1.0
-        self._pending = 1.0
-        return decay
-
-    def _check_counters(self, state: Mapping[str, Any]) -> None:
-        super()._check_counters(state)
-        pending = state["pending_decay"]
-        if not isinstance(pending, float) or not 0.0 <= pending <= 1.0:
-            raise ValueError(f"pending_decay must be a number in [0, 1], got {pending!r}")
-
-    def _load_counters(self, state: Mapping[str, Any]) -> None:
-        super()._load_counters(state)
-        self._pending = state["pending_decay"]

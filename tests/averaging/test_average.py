@@ -211,8 +211,8 @@ def test_a_state_that_does_not_fit_changes_nothing():
         (changed_state(ema, shadow=extra), "8 of 8 fit; unexpected: other"),
         (changed_state(ema, shadow=missing), "7 of 8 fit; missing: fc.bias"),
         (changed_state(ema, kind="Other"), "the state is of Other"),
-        (changed_state(ema, num_updates=-1), "num_updates must be"),
-        (changed_state(ema, pending_decay=2.0), "pending_decay must be"),
+        (changed_state(ema, num_updates=1.5), "num_updates must be a whole number from 0, got 1"),
+        (changed_state(ema, pending_decay=-1.0), "pending_decay must be a number from 0, got -1"),
         ({}, "got none"),
     ]:
         with pytest.raises(ValueError, match=message):

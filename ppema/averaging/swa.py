@@ -1,0 +1,69 @@
+"""Stochastic weight averaging: the equal-weight mean of the weights at chosen steps."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, Optional, Sequence
+
+from .average import Counters, WeightAverage
+from .decay import ArgumentError
+from .shadow import BufferPolicy, ShadowDtype
+
+
+class StochasticWeightAverage(WeightAverage):
+    """Keep the mean of the weights at the calls `start`, `start + every`, … of `update`.
+
+    Computed as ``shadow += (weight - shadow) / (n + 1)``. Until the first of these calls the
+    average is the model's weights of the last call. Several points a cycle of the learning
+    rate make it fast-SWA.
+
+    Args:
+        model: a paddle.nn.Layer of any dtype, on any place.
+        start: the call of `update`, counted from 1, whose weights are the first to count.
+        every: calls between one point and the next.
+        buffers, include, exclude, shadow_dtype, device: see WeightAverage.
+
+    Raises:
+        ArgumentError: an argument out of range, or a pattern that matches no parameter.
+    Source: Izmailov et al., https://arxiv.org/abs/1803.05407; fast-SWA: Athiwaratkun et al.,
+        https://arxiv.org/abs/1806.05594.
+    """
+
+    _COUNTERS: ClassVar[Counters] = {"num_points": 0}
+
+    def __init__(
+        self,
+        model: Any,
+        start: int = 1,
+        every: int = 1,
+        *,
+        buffers: BufferPolicy = "average",
+        include: Sequence[str] = (),
+        exclude: Sequence[str] = (),
+        shadow_dtype: ShadowDtype = "float32",
+        device: Optional[str] = None,
+    ) -> None:
+        for argument, value in (("start", start), ("every", every)):
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise ArgumentError(argument, "a whole number above 0", value)
+        self._start, self._every = start, every
+        super().__init__(
+            model,
+            buffers=buffers,
+            include=include,
+            exclude=exclude,
+            shadow_dtype=shadow_dtype,
+            device=device,
+        )
+
+    @property
+    def num_points(self) -> int:
+        """Return how many sets of weights the mean is of."""
+        return int(self._counters["num_points"])
+
+    def _share_to_keep(self, t: int) -> float:
+        if t + 1 < self._start:
+            return 0.0
+        if (t + 1 - self._start) % self._every:
+            return 1.0
+        self._counters["num_points"] += 1
+        return 1.0 - 1.0 / self.num_points
