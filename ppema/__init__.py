@@ -3,13 +3,28 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .averaging import ArgumentError, ExponentialMovingAverage, WeightAverage, update_bn
+    from .averaging import (
+        ArgumentError,
+        ExponentialMovingAverage,
+        LatestWeightAverage,
+        PowerFunctionEMA,
+        StochasticWeightAverage,
+        WeightAverage,
+        posthoc_coefficients,
+        posthoc_residual,
+        update_bn,
+    )
 
 __all__ = [
     "ArgumentError",
     "ExponentialMovingAverage",
+    "LatestWeightAverage",
+    "PowerFunctionEMA",
+    "StochasticWeightAverage",
     "WeightAverage",
     "__version__",
+    "posthoc_coefficients",
+    "posthoc_residual",
     "update_bn",
 ]
 

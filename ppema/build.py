@@ -9,8 +9,14 @@ from typing import Any, Mapping, Optional, Sequence
 
 import paddle
 
-from .averaging import ArgumentError, ExponentialMovingAverage, WeightAverage
-from .averaging.decay import initial_share
+from .averaging import (
+    ArgumentError,
+    ExponentialMovingAverage,
+    LatestWeightAverage,
+    PowerFunctionEMA,
+    StochasticWeightAverage,
+    WeightAverage,
+)
 from .checkpoint import Checkpoint, CheckpointStore
 from .config import Choices, Config, Named, load_config
 from .data import DATASETS, ArrayDataset, ArrayReader, load_dataset, load_datasets
@@ -24,7 +30,12 @@ from .optim import LOSSES, OPTIMIZERS, SCHEDULERS
 
 logger = logging.getLogger(__name__)
 
-AVERAGES = {"ExponentialMovingAverage": ExponentialMovingAverage}
+AVERAGES = {
+    "ExponentialMovingAverage": ExponentialMovingAverage,
+    "LatestWeightAverage": LatestWeightAverage,
+    "PowerFunctionEMA": PowerFunctionEMA,
+    "StochasticWeightAverage": StochasticWeightAverage,
+}
 
 # The classes that each section of a config may name.
 CATALOG: Mapping[str, Choices] = {
@@ -130,7 +141,7 @@ def warn_of_long_windows(averages: Mapping[str, WeightAverage], num_steps: int) 
     for name, average in averages.items():
         if not isinstance(average, ExponentialMovingAverage):
             continue
-        share = initial_share(average.schedule, num_steps)
+        share = average.initial_share(num_steps)
         if share > _LARGE_INITIAL_SHARE:
             logger.warning(
                 "%s: decay %.6g over %s steps leaves %.0f %% of the initial weights in the "

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import paddle
 
-from ppema import ExponentialMovingAverage
+from ppema import ExponentialMovingAverage, LatestWeightAverage, StochasticWeightAverage
 from ppema.data.dataset import ArrayDataset
 from ppema.data.reader import ArrayReader
 from ppema.engine.trainer import Trainer
@@ -55,6 +55,8 @@ def make_trainer(reader, hooks=(), num_epochs=2, network=DropoutNet, with_schedu
     averages = {
         "ema": ExponentialMovingAverage(model, 0.9),
         "wide": ExponentialMovingAverage(model, 0.99, shadow_dtype="float64", update_every=2),
+        "latest": LatestWeightAverage(model, k=2, every=3),
+        "swa": StochasticWeightAverage(model, start=3, every=2),
     }
     return Trainer(
         model,

@@ -4,5 +4,18 @@ from .average import WeightAverage
 from .batch_norm import update_bn
 from .decay import ArgumentError
 from .ema import ExponentialMovingAverage
+from .lawa import LatestWeightAverage
+from .posthoc import PowerFunctionEMA, posthoc_coefficients, posthoc_residual
+from .swa import StochasticWeightAverage
 
-__all__ = ["ArgumentError", "ExponentialMovingAverage", "WeightAverage", "update_bn"]
+__all__ = [
+    "ArgumentError",
+    "ExponentialMovingAverage",
+    "LatestWeightAverage",
+    "PowerFunctionEMA",
+    "StochasticWeightAverage",
+    "WeightAverage",
+    "posthoc_coefficients",
+    "posthoc_residual",
+    "update_bn",
+]

@@ -5,7 +5,14 @@ from __future__ import annotations
 from typing import Any, ClassVar, Optional, Sequence
 
 from .average import Counters, WeightAverage
-from .decay import ArgumentError, Schedule, ScheduleName, make_schedule, resolve_decay
+from .decay import (
+    ArgumentError,
+    Schedule,
+    ScheduleName,
+    initial_share,
+    make_schedule,
+    resolve_decay,
+)
 from .shadow import BufferPolicy, ShadowDtype
 
 
@@ -53,6 +60,10 @@ class ScheduledAverage(WeightAverage):
             shadow_dtype=shadow_dtype,
             device=device,
         )
+
+    def initial_share(self, num_updates: int) -> float:
+        """Return the share that the initial weights have in the average after `num_updates`."""
+        return 0.0 if self._debias else initial_share(self.schedule, num_updates)
 
     def _share_to_keep(self, t: int) -> float:
         decay = self._counters["pending_decay"] * self.schedule(t)

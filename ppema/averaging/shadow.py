@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 from dataclasses import dataclass, field
-from typing import Any, Literal, Optional, Sequence
+from typing import Any, Literal, Mapping, Optional, Sequence
 
 import numpy as np
 import paddle
@@ -109,6 +109,24 @@ class ShadowStore:
                     shadow.average.copy_(self._as_shadow(live), True)
                 else:
                     self._blend_one(shadow, weight)
+
+    def live_copies(self) -> dict[str, Any]:
+        """Return copies of the live tensors by first name, in their shadows' dtypes and places."""
+        return {shadow.name: self._copy_of(shadow.live) for shadow in self.shadows}
+
+    def set_mean(self, states: Sequence[Mapping[str, Any]]) -> None:
+        """Make every average the equal-weight mean of what `states` hold under its name.
+
+        A parameter that is frozen at this moment is copied.
+        """
+        with paddle.no_grad():
+            for shadow in self.shadows:
+                mean = states[0][shadow.name].clone()
+                for count, state in enumerate(states[1:], start=2):
+                    # A running mean: a sum of many would lose digits of a float32.
+                    mean += (state[shadow.name] - mean) * (1.0 / count)
+                is_frozen = shadow.live.stop_gradient and id(shadow.live) not in self._statistics
+                shadow.average.copy_(self._as_shadow(shadow.live) if is_frozen else mean, True)
 
     def swap_in(self) -> None:
         """Put the averages into the model by exchanging storage; `swap_out` puts them back."""

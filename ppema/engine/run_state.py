@@ -7,6 +7,7 @@ from functools import partial
 from typing import Any, Callable, Mapping
 
 import numpy as np
+import paddle
 
 from ..averaging import WeightAverage
 from ..checkpoint import (
@@ -103,12 +104,21 @@ def _average_state(average: WeightAverage) -> dict[str, Any]:
     state = average.state_dict()
     served = average.averaged_state_dict()
     shadow = {
-        name: tensor.numpy()
+        name: tensor
         for name, tensor in state["shadow"].items()
         if served[name].dtype != tensor.dtype
         or served[name].numpy().tobytes() != tensor.numpy().tobytes()
     }
-    return {**state, "shadow": shadow}
+    return {key: _to_arrays(value) for key, value in {**state, "shadow": shadow}.items()}
+
+
+def _to_arrays(value: Any) -> Any:
+    """Return nested tensors as arrays: Paddle would save their automatic names with them."""
+    if isinstance(value, dict):
+        return {key: _to_arrays(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_to_arrays(item) for item in value]
+    return value.numpy() if paddle.is_tensor(value) else value
 
 
 def _restore_averages(

@@ -56,7 +56,7 @@ def test_each_average_is_evaluated_in_the_model_s_place():
     trainer.train()
     reader = make_reader()
     together = evaluate_all(trainer.model, trainer.averages, trainer.loss_fn, reader)
-    assert list(together) == ["raw", "ema", "wide"]
+    assert list(together) == ["raw", "ema", "wide", "latest", "swa"]
     alone = make_trainer(make_reader()).model
     alone.set_state_dict(trainer.averages["ema"].averaged_state_dict())
     assert evaluate(alone, trainer.loss_fn, reader) == together["ema"]

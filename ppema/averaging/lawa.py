@@ -1,0 +1,114 @@
+"""The mean of the latest few snapshots of the weights."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, Mapping, Optional, Sequence
+
+import paddle
+
+from .average import Counters, WeightAverage
+from .decay import ArgumentError
+from .fit import describe_misfit
+from .shadow import BufferPolicy, ShadowDtype
+
+
+class LatestWeightAverage(WeightAverage):
+    """Keep the equal-weight mean of the latest `k` snapshots, one every `every` updates.
+
+    Until the first snapshot the average is the model's weights of the last call of `update`.
+    Costs `k` copies of the weights beside the mean, which is summed anew at each snapshot, so
+    that nothing of a dropped one is left.
+
+    Args:
+        model: a paddle.nn.Layer of any dtype, on any place.
+        k: how many snapshots the mean is of.
+        every: calls of `update` between one snapshot and the next.
+        buffers, include, exclude, shadow_dtype, device: see WeightAverage.
+
+    Raises:
+        ArgumentError: an argument out of range, or a pattern that matches no parameter.
+    Source: LAWA, https://arxiv.org/abs/2209.14981.
+    """
+
+    _COUNTERS: ClassVar[Counters] = {"num_snapshots": 0}
+
+    def __init__(
+        self,
+        model: Any,
+        k: int = 5,
+        every: int = 1,
+        *,
+        buffers: BufferPolicy = "average",
+        include: Sequence[str] = (),
+        exclude: Sequence[str] = (),
+        shadow_dtype: ShadowDtype = "float32",
+        device: Optional[str] = None,
+    ) -> None:
+        for argument, value in (("k", k), ("every", every)):
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise ArgumentError(argument, "a whole number above 0", value)
+        self._k, self._every = k, every
+        self._snapshots: list[dict[str, Any]] = []
+        super().__init__(
+            model,
+            buffers=buffers,
+            include=include,
+            exclude=exclude,
+            shadow_dtype=shadow_dtype,
+            device=device,
+        )
+
+    def register(self) -> None:
+        """Start again from the model's current weights, at t = 0, without snapshots."""
+        super().register()
+        self._snapshots = []
+
+    def update(self) -> float:
+        """Take a snapshot where one is due; call it after each `optimizer.step()`.
+
+        Returns the share of the old average that was kept: 1.0 where none is due.
+
+        Raises:
+            RuntimeError: the average is applied at the moment.
+        """
+        self._require_raw("update()")
+        self._counters["num_updates"] += 1
+        if self.num_updates % self._every:
+            if self._snapshots:
+                return 1.0
+            self._store.blend(1.0)
+            return 0.0
+        self._counters["num_snapshots"] += 1
+        self._snapshots = [*self._snapshots, self._store.live_copies()][-self._k :]
+        self._store.set_mean(self._snapshots)
+        return 1.0 - 1.0 / len(self._snapshots)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return all that an exact continuation needs, the snapshots too, oldest first."""
+        return {**super().state_dict(), "snapshots": list(self._snapshots)}
+
+    def set_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue from a `state_dict`; nothing changes where it does not fit.
+
+        Raises:
+            RuntimeError: the average is applied at the moment.
+            ValueError: another kind of average, or names, shapes or dtypes that do not fit.
+        """
+        snapshots = state.get("snapshots", [])
+        shadow = self._store.averages()
+        for index, snapshot in enumerate(snapshots):
+            misfit = describe_misfit(shadow, snapshot)
+            if misfit:
+                raise ValueError(f"snapshot {index}: {misfit}")
+        super().set_state_dict(state)
+        # Fewer where k was made smaller.
+        self._snapshots = [_to_tensors(snapshot, shadow) for snapshot in snapshots][-self._k :]
+
+
+def _to_tensors(snapshot: Mapping[str, Any], shadow: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        name: paddle.to_tensor(tensor, place=shadow[name].place)
+        if not paddle.is_tensor(tensor)
+        else tensor.to(shadow[name].place)
+        for name, tensor in snapshot.items()
+    }
