@@ -5,7 +5,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .averaging import (
         ArgumentError,
+        AveragedModel,
         ExponentialMovingAverage,
+        ExponentialMovingAverageModel,
         LatestWeightAverage,
         PowerFunctionEMA,
         StochasticWeightAverage,
@@ -17,7 +19,9 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ArgumentError",
+    "AveragedModel",
     "ExponentialMovingAverage",
+    "ExponentialMovingAverageModel",
     "LatestWeightAverage",
     "PowerFunctionEMA",
     "StochasticWeightAverage",

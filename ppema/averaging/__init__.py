@@ -1,6 +1,7 @@
 """Averages of a model's weights over training; needs paddle and numpy, nothing else of ppema."""
 
 from .average import WeightAverage
+from .averaged_model import AveragedModel, ExponentialMovingAverageModel
 from .batch_norm import update_bn
 from .decay import ArgumentError
 from .ema import ExponentialMovingAverage
@@ -10,7 +11,9 @@ from .swa import StochasticWeightAverage
 
 __all__ = [
     "ArgumentError",
+    "AveragedModel",
     "ExponentialMovingAverage",
+    "ExponentialMovingAverageModel",
     "LatestWeightAverage",
     "PowerFunctionEMA",
     "StochasticWeightAverage",

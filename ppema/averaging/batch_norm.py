@@ -18,6 +18,19 @@ def batch_norm_layers(model: Any) -> list[Any]:
     return [layer for layer in model.sublayers(include_self=True) if isinstance(layer, kinds)]
 
 
+def batch_norm_statistics(model: Any) -> set[int]:
+    """Return the ids of a model's running statistics.
+
+    Paddle lists them as parameters with `stop_gradient`, like frozen weights; the layer they
+    belong to is what tells them apart.
+    """
+    return {
+        id(statistic)
+        for layer in batch_norm_layers(model)
+        for statistic in (layer._mean, layer._variance)
+    }
+
+
 def update_bn(loader: Iterable[Any], model: Any, device: Optional[str] = None) -> None:
     """Compute the BN statistics of a model anew, as the mean over the batches of one pass.
 

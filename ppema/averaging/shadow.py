@@ -10,7 +10,7 @@ import numpy as np
 import paddle
 from paddle.base import core
 
-from .batch_norm import batch_norm_layers
+from .batch_norm import batch_norm_statistics
 from .decay import ArgumentError
 from .place import parse_place
 from .views import BLOCK, BlendViews, is_viewable
@@ -205,7 +205,7 @@ class ShadowStore:
     def _averaged_tensors(self) -> list[tuple[list[str], Any]]:
         """Return (names, tensor) of all that is averaged; a tied tensor comes once."""
         buffers, include, exclude = self._policy
-        self._statistics = _batch_norm_statistics(self._model)
+        self._statistics = batch_norm_statistics(self._model)
         parameters = {id(parameter) for parameter in self._model.parameters()}
         tensors: dict[int, tuple[list[str], Any]] = {}
         for name, live in self._model.state_dict().items():
@@ -251,16 +251,6 @@ class ShadowStore:
             dtype = str(average.dtype).replace("paddle.", "")
             self._scratch[average.dtype] = np.empty(BLOCK, dtype)
         return self._scratch[average.dtype]
-
-
-def _batch_norm_statistics(model: Any) -> set[int]:
-    # Paddle lists BN statistics as parameters with stop_gradient, like frozen weights; the
-    # layer they belong to is what tells them apart.
-    return {
-        id(statistic)
-        for layer in batch_norm_layers(model)
-        for statistic in (layer._mean, layer._variance)
-    }
 
 
 def _matching(
