@@ -231,6 +231,7 @@ def make_trainer(
         non_finite=config.non_finite,
         max_skips=config.max_skips,
         amp=config.amp,
+        recompute_batches=config.recompute_batches,
     )
     recorder = Recorder(store.folder, vdl_folder(config))
     evaluate = None

@@ -55,6 +55,7 @@ def make_trainer(reader, hooks=(), num_epochs=2, network=DropoutNet, with_schedu
     averages = {
         "ema": ExponentialMovingAverage(model, 0.9),
         "wide": ExponentialMovingAverage(model, 0.99, shadow_dtype="float64", update_every=2),
+        "recomputed": ExponentialMovingAverage(model, 0.8, buffers="recompute"),
         "latest": LatestWeightAverage(model, k=2, every=3),
         "swa": StochasticWeightAverage(model, start=3, every=2),
     }
@@ -67,7 +68,7 @@ def make_trainer(reader, hooks=(), num_epochs=2, network=DropoutNet, with_schedu
         hooks,
         num_epochs=num_epochs,
         lr_scheduler=scheduler,
-        **options,
+        **{"recompute_batches": 2, **options},
     )
 
 

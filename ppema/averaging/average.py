@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 from contextlib import contextmanager
-from typing import Any, ClassVar, Dict, Iterator, Mapping, Optional, Sequence, Union
+from typing import Any, ClassVar, Dict, Iterable, Iterator, Mapping, Optional, Sequence, Union
 
 import paddle
 
+from .batch_norm import update_bn
 from .decay import ArgumentError
 from .fit import describe_misfit
 from .shadow import BufferPolicy, ShadowDtype, ShadowStore
@@ -24,7 +25,9 @@ class WeightAverage:
 
     Args:
         model: a paddle.nn.Layer of any dtype, on any place.
-        buffers: BN statistics are averaged with the weights, or taken from the live model (copy).
+        buffers: BN statistics are averaged with the weights, taken from the live model (copy),
+            or computed anew for the average by `recompute_statistics` before it is used
+            (recompute).
         include: average only the parameters whose names match one of these glob patterns.
         exclude: take the parameters that match from the live model.
         shadow_dtype: float32 or float64; a shadow is never narrower than its weight.
@@ -50,13 +53,12 @@ class WeightAverage:
     ) -> None:
         if not isinstance(model, paddle.nn.Layer):
             raise TypeError(f"model must be a paddle.nn.Layer, got {type(model).__name__}")
-        if buffers == "recompute":
-            raise ArgumentError("buffers", "average or copy (recompute is not there yet)", buffers)
         for argument, patterns in (("include", include), ("exclude", exclude)):
             if isinstance(patterns, str):
                 raise ArgumentError(argument, "a list of patterns", patterns)
         self._selection = (model, buffers, include, exclude, shadow_dtype, device)
         self._store = ShadowStore(*self._selection)
+        self._recomputes = buffers == "recompute" and bool(self._store.live_statistics())
         self._counters = self._initial_counters()
 
     @property
@@ -86,6 +88,34 @@ class WeightAverage:
             self._store.blend(1.0 - kept)
         return kept
 
+    @property
+    def is_stale(self) -> bool:
+        """Tell whether `recompute_statistics` has to run before the average can be used."""
+        return self._recomputes and self._counters["recomputed_at"] != self.num_updates
+
+    def recompute_statistics(self, loader: Iterable[Any]) -> None:
+        """Compute the BN statistics of the average over one pass of `loader`.
+
+        The live model's own statistics, modes and random numbers are put back; see `update_bn`
+        for what a loader may yield. Without `buffers="recompute"`, or without BN, it does nothing.
+
+        Raises:
+            RuntimeError: the average is applied at the moment.
+            ValueError: the loader yields nothing.
+        """
+        self._require_raw("recompute_statistics()")
+        if not self._recomputes:
+            return
+        self._store.check_model()
+        self._store.swap_in()
+        try:
+            update_bn(loader, self._selection[0])
+            statistics = self._store.live_statistics()
+        finally:
+            self._store.swap_out()
+        self._store.set_statistics(statistics)
+        self._counters["recomputed_at"] = self.num_updates
+
     def apply(self) -> None:
         """Put the average into the model; `restore` puts the raw weights back.
 
@@ -93,11 +123,12 @@ class WeightAverage:
         A backward pass whose forward ran before the exchange raises Paddle's error.
 
         Raises:
-            RuntimeError: it is applied already, or the model's tensors are not those registered.
+            RuntimeError: it is applied already, the model's tensors are not those registered, or
+                its BN statistics have to be recomputed first.
         """
         if self._store.is_swapped:
             raise RuntimeError("the average is applied already; call restore() first")
-        self._store.check_model()
+        self._require_usable()
         self._store.swap_in()
 
     def restore(self) -> None:
@@ -123,8 +154,12 @@ class WeightAverage:
         """Return copies of the model's state with the averages in it, in the model's dtypes.
 
         It fits `model.set_state_dict` and `paddle.save`, and is right while applied too.
+
+        Raises:
+            RuntimeError: the model's tensors are not those registered, or the average's BN
+                statistics have to be recomputed first.
         """
-        self._store.check_model()
+        self._require_usable()
         return self._store.model_state()
 
     def distance(self) -> float:
@@ -177,7 +212,10 @@ class WeightAverage:
         raise NotImplementedError
 
     def _initial_counters(self) -> Counters:
-        return {"num_updates": 0, **self._COUNTERS}
+        counters: Counters = {"num_updates": 0, **self._COUNTERS}
+        if self._recomputes:
+            counters["recomputed_at"] = 0
+        return counters
 
     def _checked_counters(self, state: Mapping[str, Any]) -> Counters:
         counters = {}
@@ -188,6 +226,15 @@ class WeightAverage:
                 raise ValueError(f"{name} must be a {kind} from 0, got {value!r}")
             counters[name] = value
         return counters
+
+    def _require_usable(self) -> None:
+        self._store.check_model()
+        if self.is_stale:
+            raise RuntimeError(
+                f"the BN statistics of this average are of update "
+                f"{self._counters['recomputed_at']}, its weights of update {self.num_updates}; "
+                "call recompute_statistics(loader) first"
+            )
 
     def _require_raw(self, call: str) -> None:
         if self._store.is_swapped:

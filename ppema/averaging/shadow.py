@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 from dataclasses import dataclass, field
-from typing import Any, Literal, Mapping, Optional, Sequence
+from typing import Any, Literal, Mapping, Optional, Sequence, get_args
 
 import numpy as np
 import paddle
@@ -55,9 +55,10 @@ class _Swap:
 class ShadowStore:
     """Keep a float32 (or wider) average of every weight of a model.
 
-    Parameters, frozen ones too, have a shadow, and so have BN statistics where `buffers` is
-    "average". All else (integer buffers, excluded parameters, BN statistics that are copied)
-    has none: the average takes it from the live model whenever it is read.
+    Parameters, frozen ones too, have a shadow, and so have BN statistics unless `buffers` is
+    "copy"; where it is "recompute", only `set_statistics` moves those. All else (integer
+    buffers, excluded parameters, BN statistics that are copied) has none: the average takes it
+    from the live model whenever it is read.
 
     Raises:
         ArgumentError: a pattern that matches nothing, an unknown dtype, policy or place.
@@ -73,8 +74,8 @@ class ShadowStore:
         shadow_dtype: ShadowDtype,
         device: Optional[str],
     ) -> None:
-        if buffers not in ("average", "copy"):
-            raise ArgumentError("buffers", "average or copy", buffers)
+        if buffers not in get_args(BufferPolicy):
+            raise ArgumentError("buffers", f"one of {', '.join(get_args(BufferPolicy))}", buffers)
         if shadow_dtype not in ("float32", "float64"):
             raise ArgumentError("shadow_dtype", "float32 or float64", shadow_dtype)
         self._model = model
@@ -102,10 +103,9 @@ class ShadowStore:
         `weight` is rounded once, to the shadow's dtype.
         """
         with paddle.no_grad():
-            for shadow in self.shadows:
+            for shadow in self._moving():
                 live = shadow.live
-                is_frozen = live.stop_gradient and id(live) not in self._statistics
-                if is_frozen or weight == 1.0:
+                if weight == 1.0 or self._is_frozen(live):
                     shadow.average.copy_(self._as_shadow(live), True)
                 else:
                     self._blend_one(shadow, weight)
@@ -120,13 +120,28 @@ class ShadowStore:
         A parameter that is frozen at this moment is copied.
         """
         with paddle.no_grad():
-            for shadow in self.shadows:
+            for shadow in self._moving():
                 mean = states[0][shadow.name].clone()
                 for count, state in enumerate(states[1:], start=2):
                     # A running mean: a sum of many would lose digits of a float32.
                     mean += (state[shadow.name] - mean) * (1.0 / count)
-                is_frozen = shadow.live.stop_gradient and id(shadow.live) not in self._statistics
+                is_frozen = self._is_frozen(shadow.live)
                 shadow.average.copy_(self._as_shadow(shadow.live) if is_frozen else mean, True)
+
+    def live_statistics(self) -> dict[str, Any]:
+        """Return copies of the BN statistics that the model holds at the moment, by first name."""
+        return {
+            shadow.name: self._copy_of(shadow.live)
+            for shadow in self.shadows
+            if id(shadow.live) in self._statistics
+        }
+
+    def set_statistics(self, statistics: Mapping[str, Any]) -> None:
+        """Make these the BN statistics of the average."""
+        with paddle.no_grad():
+            for shadow in self.shadows:
+                if shadow.name in statistics:
+                    shadow.average.copy_(statistics[shadow.name], True)
 
     def swap_in(self) -> None:
         """Put the averages into the model by exchanging storage; `swap_out` puts them back."""
@@ -197,7 +212,7 @@ class ShadowStore:
         averages = self.averages()
         total = 0.0
         with paddle.no_grad():
-            for shadow in self.shadows:
+            for shadow in self._moving():
                 difference = self._as_shadow(shadow.live) - averages[shadow.name]
                 total += float((difference.astype("float64") ** 2).sum())
         return float(np.sqrt(total))
@@ -210,7 +225,7 @@ class ShadowStore:
         tensors: dict[int, tuple[list[str], Any]] = {}
         for name, live in self._model.state_dict().items():
             is_candidate = id(live) in parameters and live.dtype in _WIDTHS
-            if is_candidate and (buffers == "average" or id(live) not in self._statistics):
+            if is_candidate and (buffers != "copy" or id(live) not in self._statistics):
                 tensors.setdefault(id(live), ([], live))[0].append(name)
         candidates = list(tensors.values())
         included = _matching("include", include, candidates) if include else None
@@ -220,6 +235,15 @@ class ShadowStore:
             for names, live in candidates
             if (included is None or id(live) in included) and id(live) not in excluded
         ]
+
+    def _moving(self) -> list[Shadow]:
+        """Return what an update moves: all, or all but the BN statistics that are recomputed."""
+        if self._policy[0] != "recompute":
+            return self.shadows
+        return [shadow for shadow in self.shadows if id(shadow.live) not in self._statistics]
+
+    def _is_frozen(self, live: Any) -> bool:
+        return bool(live.stop_gradient) and id(live) not in self._statistics
 
     def _copy_of(self, live: Any) -> Any:
         with paddle.no_grad():

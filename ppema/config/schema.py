@@ -73,6 +73,9 @@ class Keys:
     amp: Literal["off", "O1", "O2"] = key("mixed precision, on a GPU", "off")
     non_finite: Literal["error", "skip"] = key("what a NaN or Inf gradient leads to", "error")
     max_skips: int = key("steps left out in a row before the run ends", 10, at_least=0)
+    recompute_batches: int = key(
+        "training batches for averages with buffers: recompute", 100, at_least=1
+    )
     offline: Literal["digits", "error"] = key(
         "where no MNIST can be had: the embedded digits, or an error", "error"
     )

@@ -86,6 +86,7 @@ class EvaluateHook(Hook):
         self.evaluations, self.winner, self.is_best = {}, None, False
         if not trainer.is_epoch_end:
             return
+        trainer.refresh_averages()
         evaluations = evaluate_all(trainer.model, trainer.averages, trainer.loss_fn, self._reader)
         self.evaluations = evaluations
         self.winner = choose(evaluations, self._select)
@@ -157,6 +158,7 @@ class CheckpointHook(Hook):
 
     def save(self, trainer: Trainer) -> None:
         """Commit a checkpoint of where the trainer stands."""
+        trainer.refresh_averages()
         evaluate = self._evaluate
         facts = {
             "epoch": trainer.epoch,

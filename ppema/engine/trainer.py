@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import time
 from dataclasses import dataclass, field
 from typing import Any, Callable, Iterator, Literal, Mapping, Optional, Sequence
@@ -87,6 +88,7 @@ class Trainer:
         non_finite: a NaN or Inf in a gradient ends the run (error) or leaves the step out (skip).
         max_skips: steps left out in a row before the run ends all the same.
         amp: off, O1 or O2, by paddle.amp with a GradScaler.
+        recompute_batches: training batches that averages with `buffers="recompute"` take.
     """
 
     def __init__(
@@ -104,6 +106,7 @@ class Trainer:
         non_finite: NonFinitePolicy = "error",
         max_skips: int = 10,
         amp: AmpLevel = "off",
+        recompute_batches: int = 100,
     ) -> None:
         self.model, self.loss_fn, self.optimizer = model, loss_fn, optimizer
         self.reader, self.averages, self.hooks = reader, dict(averages), list(hooks)
@@ -115,6 +118,7 @@ class Trainer:
         self.totals = Totals()
         self._accumulate_steps, self._amp = accumulate_steps, amp
         self._non_finite, self._max_skips, self._skips_in_a_row = non_finite, max_skips, 0
+        self._recompute_batches = recompute_batches
         # Looked up once: walking the layers at each step costs more than the check itself.
         self._parameters = [p for p in model.named_parameters() if not p[1].stop_gradient]
 
@@ -152,6 +156,13 @@ class Trainer:
             self.lr_scheduler.step()
         self.step += 1
         self.step_in_epoch += 1
+
+    def refresh_averages(self) -> None:
+        """Recompute the BN statistics of the averages that ask for it and have moved since."""
+        for average in self.averages.values():
+            if average.is_stale:
+                batches = self.reader.batches(self.epoch)
+                average.recompute_statistics(itertools.islice(batches, self._recompute_batches))
 
     def _train_epoch(self) -> None:
         started = time.perf_counter()

@@ -33,6 +33,7 @@ def test_modes_weights_and_averages_are_left_as_they_were():
     trainer = make_trainer(make_reader())
     trainer.model.body[2].eval()
     modes = [layer.training for layer in trainer.model.sublayers(include_self=True)]
+    trainer.refresh_averages()
     before = all_bits(trainer)
     evaluate_all(trainer.model, trainer.averages, trainer.loss_fn, make_reader())
     assert [layer.training for layer in trainer.model.sublayers(include_self=True)] == modes
@@ -54,9 +55,10 @@ def test_modes_come_back_when_the_reader_raises():
 def test_each_average_is_evaluated_in_the_model_s_place():
     trainer = make_trainer(make_reader(), num_epochs=3)
     trainer.train()
+    trainer.refresh_averages()
     reader = make_reader()
     together = evaluate_all(trainer.model, trainer.averages, trainer.loss_fn, reader)
-    assert list(together) == ["raw", "ema", "wide", "latest", "swa"]
+    assert list(together) == ["raw", "ema", "wide", "recomputed", "latest", "swa"]
     alone = make_trainer(make_reader()).model
     alone.set_state_dict(trainer.averages["ema"].averaged_state_dict())
     assert evaluate(alone, trainer.loss_fn, reader) == together["ema"]

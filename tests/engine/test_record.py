@@ -32,7 +32,7 @@ def test_records_come_every_log_iter_and_at_each_evaluation(tmp_path):
     assert training[-1]["distance"]["ema"] == pytest.approx(trainer.averages["ema"].distance())
     evaluations = [(r["step"], r["average"]) for r in records if r["split"] == "eval"]
     assert evaluations == [
-        (s, name) for s in (5, 10) for name in ("raw", "ema", "wide", "latest", "swa")
+        (s, name) for s in (5, 10) for name in ("raw", "ema", "wide", "recomputed", "latest", "swa")
     ]
 
 
@@ -52,7 +52,7 @@ def test_starting_at_a_step_drops_later_records_and_a_torn_line(tmp_path):
         file.write('{"step": 1, "spl')
     Recorder(tmp_path, None).start(5)
     lines = path.read_text().splitlines()
-    assert [json.loads(line)["step"] for line in lines] == [2, 4, *[5] * 6]
+    assert [json.loads(line)["step"] for line in lines] == [2, 4, *[5] * 7]
 
 
 def read_scalars(folder, tag):
@@ -66,7 +66,7 @@ def read_scalars(folder, tag):
 def test_visualdl_shows_one_tag_for_raw_and_every_average(tmp_path):
     train(tmp_path, vdl=tmp_path / "vdl")
     records = [r for r in read_records(tmp_path / "metrics.jsonl") if r["split"] == "eval"]
-    for name in ("raw", "ema", "wide", "latest", "swa"):
+    for name in ("raw", "ema", "wide", "recomputed", "latest", "swa"):
         for kind in ("top1", "top2", "loss"):
             expected = [(r["step"], r[kind]) for r in records if r["average"] == name]
             found = read_scalars(tmp_path / "vdl" / name, f"eval/{kind}")

@@ -105,12 +105,13 @@ def test_the_manifest_tells_step_metrics_winner_and_best(tmp_path):
     assert final.step == trainer.step == 10
     assert best.step == best.manifest["best"]["step"]
     assert best.manifest["winner"] == best.manifest["best"]["average"]
-    assert set(final.manifest["metrics"]) == {"raw", "ema", "wide", "latest", "swa"}
+    assert set(final.manifest["metrics"]) == {"raw", "ema", "wide", "recomputed", "latest", "swa"}
     roles = {name: facts["role"] for name, facts in final.manifest["files"].items()}
     assert roles == {
         "model.pdparams": "raw",
         "ema.pdparams": "average",
         "wide.pdparams": "average",
+        "recomputed.pdparams": "average",
         "latest.pdparams": "average",
         "swa.pdparams": "average",
         "optimizer.pdopt": "optimizer",

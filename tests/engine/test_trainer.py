@@ -8,7 +8,7 @@ import pytest
 from paddle.vision.models import LeNet
 from trainers import all_bits, bits, make_reader, make_trainer
 
-from ppema import ExponentialMovingAverage
+from ppema import ExponentialMovingAverage, update_bn
 from ppema.engine.trainer import Hook
 from ppema.errors import NonFiniteError
 
@@ -142,3 +142,17 @@ def test_an_update_that_overflows_is_caught_before_the_averages_move():
     with pytest.raises(NonFiniteError, match=r"step 1: .* is not finite after the update"):
         trainer.train()
     assert trainer.averages["ema"].num_updates == 0
+
+
+@pytest.mark.parametrize("recompute_batches", [1, 3])
+def test_recompute_batches_says_how_many_training_batches_the_statistics_are_of(recompute_batches):
+    trainer = make_trainer(make_reader(), num_epochs=1, recompute_batches=recompute_batches)
+    trainer.train()
+    trainer.refresh_averages()
+    found = trainer.averages["recomputed"].averaged_state_dict()
+    reference = make_trainer(make_reader()).model
+    reference.set_state_dict(found)
+    batches = list(trainer.reader.batches(trainer.epoch))[:recompute_batches]
+    update_bn([batch.image for batch in batches], reference)
+    expected = reference.state_dict()["body.2._mean"].numpy()
+    np.testing.assert_array_equal(found["body.2._mean"].numpy(), expected)

@@ -49,9 +49,9 @@ CONFIGS = [
         "lenet.yml:3: Averages.ema.half_life must be left out where decay is given, got 10.0",
     ),
     (
-        EMA % "buffers: recompute",
-        "lenet.yml:3: Averages.ema.buffers must be average or copy "
-        "(recompute is not there yet), got 'recompute'",
+        EMA % "buffers: recomputed",
+        "lenet.yml:3: Averages.ema.buffers must be one of average, copy, recompute, "
+        "got 'recomputed'; did you mean 'recompute'?",
     ),
     (
         EMA % "exclude: [nothing.*]",
