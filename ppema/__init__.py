@@ -8,12 +8,15 @@ if TYPE_CHECKING:
         AveragedModel,
         ExponentialMovingAverage,
         ExponentialMovingAverageModel,
+        GreedySoup,
         LatestWeightAverage,
         PowerFunctionEMA,
         StochasticWeightAverage,
         WeightAverage,
+        greedy_soup,
         posthoc_coefficients,
         posthoc_residual,
+        uniform_soup,
         update_bn,
     )
 
@@ -22,13 +25,16 @@ __all__ = [
     "AveragedModel",
     "ExponentialMovingAverage",
     "ExponentialMovingAverageModel",
+    "GreedySoup",
     "LatestWeightAverage",
     "PowerFunctionEMA",
     "StochasticWeightAverage",
     "WeightAverage",
     "__version__",
+    "greedy_soup",
     "posthoc_coefficients",
     "posthoc_residual",
+    "uniform_soup",
     "update_bn",
 ]
 

@@ -7,6 +7,7 @@ from .decay import ArgumentError
 from .ema import ExponentialMovingAverage
 from .lawa import LatestWeightAverage
 from .posthoc import PowerFunctionEMA, posthoc_coefficients, posthoc_residual
+from .soup import GreedySoup, greedy_soup, uniform_soup
 from .swa import StochasticWeightAverage
 
 __all__ = [
@@ -14,11 +15,14 @@ __all__ = [
     "AveragedModel",
     "ExponentialMovingAverage",
     "ExponentialMovingAverageModel",
+    "GreedySoup",
     "LatestWeightAverage",
     "PowerFunctionEMA",
     "StochasticWeightAverage",
     "WeightAverage",
+    "greedy_soup",
     "posthoc_coefficients",
     "posthoc_residual",
+    "uniform_soup",
     "update_bn",
 ]
