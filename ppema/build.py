@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ from .averaging import (
     ExponentialMovingAverage,
     LatestWeightAverage,
     PowerFunctionEMA,
+    RunLength,
     StochasticWeightAverage,
     WeightAverage,
 )
@@ -55,7 +57,7 @@ CATALOG: Mapping[str, Choices] = {
         base=paddle.optimizer.lr.LRScheduler,
         is_open=True,
     ),
-    "Averages": Choices(AVERAGES, given=frozenset({"model"}), base=WeightAverage),
+    "Averages": Choices(AVERAGES, given=frozenset({"model", "run"}), base=WeightAverage),
 }
 
 # An average that keeps more of the initial weights than this is worth a warning.
@@ -131,9 +133,15 @@ def make_optimizer(config: Config, model: Any) -> tuple[Any, Optional[Any]]:
     return optimizer, scheduler
 
 
-def make_averages(config: Config, model: Any) -> dict[str, WeightAverage]:
+def make_averages(config: Config, model: Any, run: RunLength) -> dict[str, WeightAverage]:
     """Return the averages by the names that the section Averages gives them."""
-    return {name: _construct(config, named, model) for name, named in config.Averages.items()}
+    averages = {}
+    for name, named in config.Averages.items():
+        # An average of the user's own need not know how long the run is.
+        takes_run = "run" in inspect.signature(named.cls).parameters
+        given = {"run": run} if takes_run else {}
+        averages[name] = _construct(config, named, model, **given)
+    return averages
 
 
 def warn_of_long_windows(averages: Mapping[str, WeightAverage], num_steps: int) -> None:
@@ -211,7 +219,6 @@ def make_trainer(
     seed_everything(config.seed)
     model = make_model(config)
     optimizer, scheduler = make_optimizer(config, model)
-    averages = make_averages(config, model)
     reader = ArrayReader(
         data.train,
         batch_size=config.TrainReader.batch_size,
@@ -219,6 +226,8 @@ def make_trainer(
         drop_last=config.TrainReader.drop_last,
         seed=config.seed,
     )
+    steps_per_epoch = -(-len(reader) // config.accumulate_steps)
+    averages = make_averages(config, model, _run_length(config, steps_per_epoch))
     trainer = Trainer(
         model,
         make_loss(config),
@@ -320,7 +329,13 @@ def check(config: Config) -> None:
     model = make_model(config)
     make_loss(config)
     make_optimizer(config, model)
-    make_averages(config, model)
+    # Without data the steps of an epoch are not known; that a duration is one can be checked.
+    make_averages(config, model, _run_length(config, steps_per_epoch=1000))
+
+
+def _run_length(config: Config, steps_per_epoch: int) -> RunLength:
+    images_per_step = config.TrainReader.batch_size * config.accumulate_steps
+    return RunLength(config.epoch * steps_per_epoch, steps_per_epoch, images_per_step)
 
 
 def _make_scheduler(config: Config) -> Optional[Any]:

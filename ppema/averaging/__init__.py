@@ -5,6 +5,7 @@ from .averaged_model import AveragedModel, ExponentialMovingAverageModel
 from .batch_norm import update_bn
 from .decay import ArgumentError
 from .ema import ExponentialMovingAverage
+from .horizon import RunLength
 from .lawa import LatestWeightAverage
 from .posthoc import PowerFunctionEMA, posthoc_coefficients, posthoc_residual
 from .soup import GreedySoup, greedy_soup, uniform_soup
@@ -18,6 +19,7 @@ __all__ = [
     "GreedySoup",
     "LatestWeightAverage",
     "PowerFunctionEMA",
+    "RunLength",
     "StochasticWeightAverage",
     "WeightAverage",
     "greedy_soup",

@@ -13,6 +13,7 @@ from .decay import (
     make_schedule,
     resolve_decay,
 )
+from .horizon import Duration, RunLength, to_steps
 from .shadow import BufferPolicy, ShadowDtype
 
 
@@ -96,8 +97,10 @@ class ExponentialMovingAverage(ScheduledAverage):
         tau: the time scale of the exponential schedule, in updates.
         gamma: the time scale of the power schedule, in updates.
         power: the exponent of the power schedule.
-        half_life: in updates, in place of decay: 0.5 ** (1 / half_life).
+        half_life: in place of decay, 0.5 ** (1 / half_life): in updates, or text in another unit
+            such as "5 %", "2 epochs", "64000 images", with `run`.
         update_every, debias: see ScheduledAverage.
+        run: how long the run is, for durations in other units than updates.
         buffers, include, exclude, shadow_dtype, device: see WeightAverage.
 
     Raises:
@@ -117,7 +120,7 @@ class ExponentialMovingAverage(ScheduledAverage):
         tau: float = 2000,
         gamma: float = 1.0,
         power: float = 2 / 3,
-        half_life: Optional[float] = None,
+        half_life: Optional[Duration] = None,
         update_every: int = 1,
         debias: bool = False,
         buffers: BufferPolicy = "average",
@@ -125,9 +128,12 @@ class ExponentialMovingAverage(ScheduledAverage):
         exclude: Sequence[str] = (),
         shadow_dtype: ShadowDtype = "float32",
         device: Optional[str] = None,
+        run: Optional[RunLength] = None,
     ) -> None:
         if schedule is None:
             schedule = "threshold" if thres_steps else "constant"
+        if half_life is not None:
+            half_life = to_steps("half_life", half_life, run)
         limit = resolve_decay(decay, half_life)
         super().__init__(
             model,

@@ -9,6 +9,7 @@ import paddle
 from .average import Counters, WeightAverage
 from .decay import ArgumentError
 from .fit import describe_misfit
+from .horizon import Duration, RunLength, to_whole_steps
 from .shadow import BufferPolicy, ShadowDtype
 
 
@@ -22,8 +23,10 @@ class LatestWeightAverage(WeightAverage):
     Args:
         model: a paddle.nn.Layer of any dtype, on any place.
         k: how many snapshots the mean is of.
-        every: calls of `update` between one snapshot and the next.
+        every: calls of `update` between one snapshot and the next; or text in another unit, such
+            as "1 epochs" or "1 %", with `run`.
         buffers, include, exclude, shadow_dtype, device: see WeightAverage.
+        run: how long the run is, for durations in other units than updates.
 
     Raises:
         ArgumentError: an argument out of range, or a pattern that matches no parameter.
@@ -36,18 +39,18 @@ class LatestWeightAverage(WeightAverage):
         self,
         model: Any,
         k: int = 5,
-        every: int = 1,
+        every: Duration = 1,
         *,
         buffers: BufferPolicy = "average",
         include: Sequence[str] = (),
         exclude: Sequence[str] = (),
         shadow_dtype: ShadowDtype = "float32",
         device: Optional[str] = None,
+        run: Optional[RunLength] = None,
     ) -> None:
-        for argument, value in (("k", k), ("every", every)):
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise ArgumentError(argument, "a whole number above 0", value)
-        self._k, self._every = k, every
+        if isinstance(k, bool) or not isinstance(k, int) or k < 1:
+            raise ArgumentError("k", "a whole number above 0", k)
+        self._k, self._every = k, to_whole_steps("every", every, run)
         self._snapshots: list[dict[str, Any]] = []
         super().__init__(
             model,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, ClassVar, Optional, Sequence
 
 from .average import Counters, WeightAverage
-from .decay import ArgumentError
+from .horizon import Duration, RunLength, to_whole_steps
 from .shadow import BufferPolicy, ShadowDtype
 
 
@@ -18,9 +18,11 @@ class StochasticWeightAverage(WeightAverage):
 
     Args:
         model: a paddle.nn.Layer of any dtype, on any place.
-        start: the call of `update`, counted from 1, whose weights are the first to count.
-        every: calls between one point and the next.
+        start: the call of `update`, counted from 1, whose weights are the first to count; or text
+            in another unit, such as "75 %" or "3 epochs", with `run`.
+        every: calls between one point and the next, likewise.
         buffers, include, exclude, shadow_dtype, device: see WeightAverage.
+        run: how long the run is, for durations in other units than updates.
 
     Raises:
         ArgumentError: an argument out of range, or a pattern that matches no parameter.
@@ -33,19 +35,18 @@ class StochasticWeightAverage(WeightAverage):
     def __init__(
         self,
         model: Any,
-        start: int = 1,
-        every: int = 1,
+        start: Duration = 1,
+        every: Duration = 1,
         *,
         buffers: BufferPolicy = "average",
         include: Sequence[str] = (),
         exclude: Sequence[str] = (),
         shadow_dtype: ShadowDtype = "float32",
         device: Optional[str] = None,
+        run: Optional[RunLength] = None,
     ) -> None:
-        for argument, value in (("start", start), ("every", every)):
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise ArgumentError(argument, "a whole number above 0", value)
-        self._start, self._every = start, every
+        self._start = to_whole_steps("start", start, run)
+        self._every = to_whole_steps("every", every, run)
         super().__init__(
             model,
             buffers=buffers,

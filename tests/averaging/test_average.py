@@ -148,7 +148,7 @@ def test_a_replaced_layer_is_noticed():
         ({"decay": -1}, r"decay must be in \[0, 1\), got -1"),
         ({"decay": float("nan")}, r"decay must be in \[0, 1\), got nan"),
         ({"decay": 0.9, "half_life": 10}, "half_life must be left out where decay is given"),
-        ({"half_life": 0}, "half_life must be a finite number above 0, got 0"),
+        ({"half_life": 0}, "half_life must be a finite duration above 0, got 0"),
         ({"schedule": "cosine"}, "schedule must be one of constant, threshold, exponential, power"),
         ({"tau": 0}, "tau must be"),
         ({"gamma": -1}, "gamma must be"),

@@ -49,6 +49,11 @@ CONFIGS = [
         "lenet.yml:3: Averages.ema.half_life must be left out where decay is given, got 10.0",
     ),
     (
+        EMA % "half_life: 2 years",
+        "lenet.yml:3: Averages.ema.half_life must be a number of steps, or such as 5 %, 2 epochs, "
+        "64000 images, got '2 years'",
+    ),
+    (
         EMA % "buffers: recomputed",
         "lenet.yml:3: Averages.ema.buffers must be one of average, copy, recompute, "
         "got 'recomputed'; did you mean 'recompute'?",

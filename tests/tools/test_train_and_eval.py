@@ -239,3 +239,18 @@ def test_a_bar_shows_on_a_terminal_and_plain_lines_in_the_file(tmp_path, config,
     assert "\r\x1b[K[####" in text
     assert "INFO: Epoch: [" not in text
     assert "INFO: Epoch: [1/2]" in (FOLDER / "train.log").read_text()
+
+
+def test_a_window_in_epochs_or_percent_is_counted_in_this_run_s_steps(run_tool, config):
+    averages = (
+        "Averages.half={name: ExponentialMovingAverage, half_life: 50 %, schedule: constant}",
+        "Averages.steps={name: ExponentialMovingAverage, half_life: 29, schedule: constant}",
+        "Averages.swa={name: StochasticWeightAverage, start: 1 epochs}",
+    )
+    result = run_tool("train", "-c", config("lenet_digits"), *SHORT, "-o", *averages)
+    assert result.code == 0, result.err
+    records = [json.loads(line) for line in (FOLDER / "metrics.jsonl").read_text().splitlines()]
+    assert records[-1]["step"] == 58
+    decays = records[-1]["decay"]
+    assert decays["half"] == decays["steps"] == 0.5 ** (1 / 29)
+    assert decays["swa"] == 1.0 - 1.0 / 30
