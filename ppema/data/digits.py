@@ -55,7 +55,7 @@ class Digits:
         ValueError: mode is neither train nor test.
     """
 
-    mode: Literal["train", "test"] = "train"
+    mode: Literal["train", "test"]
 
     def __post_init__(self) -> None:
         if self.mode not in ("train", "test"):

@@ -38,17 +38,17 @@ class MNIST:
     """Ask for MNIST, 60,000 images of handwritten digits to train on or 10,000 to test with.
 
     Args:
+        mode: which part.
         dataset_dir: the folder that holds the archives, gzipped or not; None looks in Paddle's
             cache and, for what is missing there, on the mirrors.
-        mode: which part.
 
     Raises:
         ValueError: dataset_dir is empty, or mode is neither train nor test.
     Source: Y. LeCun, C. Cortes, C. Burges, http://yann.lecun.com/exdb/mnist/, CC BY-SA 3.0.
     """
 
+    mode: Literal["train", "test"]
     dataset_dir: Optional[str] = None
-    mode: Literal["train", "test"] = "train"
 
     def __post_init__(self) -> None:
         if self.dataset_dir is not None and not self.dataset_dir.strip():

@@ -8,6 +8,7 @@ from typing import Any, Mapping, Optional
 
 from ..checkpoint import BEST, FINAL, Checkpoint, CheckpointStore
 from ..errors import CheckpointError, ConfigError
+from .record import METRICS
 
 logger = logging.getLogger(__name__)
 
@@ -97,6 +98,8 @@ def prepare_folder(store: CheckpointStore, start: Optional[Checkpoint]) -> None:
     store.clear_leftovers()
     if start is None or start.path.parent.resolve() != store.folder.resolve():
         store.clear()
+        # The figures of another run would stand among those of this one.
+        (store.folder / METRICS).unlink(missing_ok=True)
         return
     store.drop_after(start.step)
     best = start.manifest["best"]

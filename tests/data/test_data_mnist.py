@@ -62,7 +62,7 @@ def one_line(error_class, load, *arguments, **options):
 
 def test_original_archives_are_mnist(real_mnist):
     train, test = load_datasets(
-        MNIST(str(real_mnist), "train"), MNIST(str(real_mnist), "test"), "error"
+        MNIST("train", str(real_mnist)), MNIST("test", str(real_mnist)), "error"
     )
     assert train.source == f"MNIST train (60,000 images) from {real_mnist}"
     assert test.source == f"MNIST test (10,000 images) from {real_mnist}"
@@ -80,7 +80,7 @@ def test_original_archives_have_the_sizes_and_sums_known_of_them(real_mnist):
 
 def test_given_folder_is_read(tmp_path):
     images, labels = write_mnist(tmp_path, "test")
-    dataset = load_dataset(MNIST(str(tmp_path), "test"), "error")
+    dataset = load_dataset(MNIST("test", str(tmp_path)), "error")
     np.testing.assert_array_equal(dataset.images, images[:, None])
     np.testing.assert_array_equal(dataset.labels, labels)
     assert dataset.labels.dtype == np.int64
@@ -89,7 +89,7 @@ def test_given_folder_is_read(tmp_path):
 
 def test_other_data_in_the_same_format_are_not_called_mnist(tmp_path):
     write_mnist(tmp_path, "test")
-    source = load_dataset(MNIST(str(tmp_path), "test"), "error").source
+    source = load_dataset(MNIST("test", str(tmp_path)), "error").source
     assert source == (f"data in MNIST's format, but not MNIST's: test (20 images) from {tmp_path}")
 
 
@@ -97,7 +97,7 @@ def test_digest_is_over_images_labels_and_shapes(tmp_path):
     images, labels = write_mnist(tmp_path, "test")
     expected = hashlib.sha256(b"uint8(20, 1, 28, 28) int64(20,)" + images.tobytes())
     expected.update(labels.astype("<i8").tobytes())
-    assert load_dataset(MNIST(str(tmp_path), "test"), "error").digest == expected.hexdigest()
+    assert load_dataset(MNIST("test", str(tmp_path)), "error").digest == expected.hexdigest()
 
 
 def test_unpacked_archives_are_read_too(tmp_path):
@@ -106,7 +106,7 @@ def test_unpacked_archives_are_read_too(tmp_path):
         packed = tmp_path / name
         (tmp_path / name[: -len(".gz")]).write_bytes(gzip.decompress(packed.read_bytes()))
         packed.unlink()
-    found = load_dataset(MNIST(str(tmp_path), "train"), "error")
+    found = load_dataset(MNIST("train", str(tmp_path)), "error")
     np.testing.assert_array_equal(found.images[:, 0], images)
 
 
@@ -114,33 +114,33 @@ def test_images_of_another_size_are_refused(tmp_path):
     write_mnist(tmp_path, "train")
     path = tmp_path / MNIST_FILES["train"][0]
     path.write_bytes(idx_images(np.zeros((20, 14, 56), np.uint8)))
-    text = one_line(DataError, load_dataset, MNIST(str(tmp_path), "train"), "digits")
+    text = one_line(DataError, load_dataset, MNIST("train", str(tmp_path)), "digits")
     assert text == f"{path}: images are 14x56, expected 28x28"
 
 
 def test_home_in_a_folder_s_name_is_understood(home):
     (home / "data").mkdir()
     write_mnist(home / "data", "train")
-    assert len(load_dataset(MNIST("~/data", "train"), "error")) == 20
+    assert len(load_dataset(MNIST("train", "~/data"), "error")) == 20
 
 
 @pytest.mark.parametrize("offline", ["digits", "error"])
 def test_given_folder_without_the_data_is_an_error(tmp_path, cache, offline):
     # Neither the cache nor the digits may stand in for what the user asked for.
     write_mnist(cache, "train")
-    text = one_line(DataError, load_dataset, MNIST(str(tmp_path), "train"), offline)
+    text = one_line(DataError, load_dataset, MNIST("train", str(tmp_path)), offline)
     assert text == (
         f"dataset_dir {tmp_path} lacks train-images-idx3-ubyte.gz and train-labels-idx1-ubyte.gz"
     )
     nowhere = str(tmp_path / "nowhere")
-    text = one_line(DataError, load_dataset, MNIST(nowhere, "train"), offline)
+    text = one_line(DataError, load_dataset, MNIST("train", nowhere), offline)
     assert text == f"dataset_dir {nowhere}: no such folder"
 
 
 def test_given_folder_that_lacks_one_file_names_it(tmp_path):
     write_mnist(tmp_path, "train")
     (tmp_path / MNIST_FILES["train"][1]).unlink()
-    text = one_line(DataError, load_dataset, MNIST(str(tmp_path), "train"), "digits")
+    text = one_line(DataError, load_dataset, MNIST("train", str(tmp_path)), "digits")
     assert text == f"dataset_dir {tmp_path} lacks train-labels-idx1-ubyte.gz"
 
 
@@ -148,7 +148,7 @@ def test_damaged_file_in_a_given_folder_is_an_error(tmp_path):
     write_mnist(tmp_path, "train")
     path = tmp_path / MNIST_FILES["train"][1]
     path.write_bytes(idx_labels([255] * 20))
-    text = one_line(DataError, load_dataset, MNIST(str(tmp_path), "train"), "digits")
+    text = one_line(DataError, load_dataset, MNIST("train", str(tmp_path)), "digits")
     assert text == f"{path}: label 255 at sample 0; classes are 0-9"
 
 
@@ -264,7 +264,7 @@ def test_cache_that_cannot_be_written_leads_to_digits(mirror, set_mirrors, tmp_p
 @pytest.mark.parametrize("given", ["train", "test"])
 def test_one_given_folder_and_no_mnist_for_the_other_is_an_error(tmp_path, given):
     write_mnist(tmp_path, given)
-    requests = [MNIST(str(tmp_path) if mode == given else None, mode) for mode in MNIST_FILES]
+    requests = [MNIST(mode, str(tmp_path) if mode == given else None) for mode in MNIST_FILES]
     text = one_line(DataError, load_datasets, *requests, "digits")
     assert text.startswith(f"dataset_dir {tmp_path} is given for one of TrainDataset and Eval")
     assert text.endswith("; give dataset_dir for both")
@@ -273,7 +273,7 @@ def test_one_given_folder_and_no_mnist_for_the_other_is_an_error(tmp_path, given
 def test_one_given_folder_goes_with_real_data_from_the_cache(tmp_path, cache):
     write_mnist(tmp_path, "train", count=30)
     write_mnist(cache, "test", count=10)
-    train, test = load_datasets(MNIST(str(tmp_path), "train"), TEST, "digits")
+    train, test = load_datasets(MNIST("train", str(tmp_path)), TEST, "digits")
     assert (len(train), len(test)) == (30, 10)
 
 
@@ -319,7 +319,7 @@ def test_run_on_digits_goes_on_with_them_without_looking(cache, mirror, set_mirr
 
 def test_run_on_digits_refuses_a_given_folder(tmp_path):
     write_mnist(tmp_path, "test")
-    request = MNIST(str(tmp_path), "test")
+    request = MNIST("test", str(tmp_path))
     text = one_line(DataError, load_dataset, request, "digits", required_kind="digits")
     assert text.startswith("the run was trained on the embedded digits, but dataset_dir is ")
 
@@ -379,7 +379,7 @@ def test_missing_mirrors_are_told(cache):
 )
 def test_arguments_of_mnist(arguments, text):
     with pytest.raises(ValueError) as caught:  # noqa: PT011
-        MNIST(**arguments)
+        MNIST(**{"mode": "train", **arguments})
     assert str(caught.value) == text
 
 

@@ -177,6 +177,7 @@ def test_starting_anew_clears_the_old_checkpoints(tmp_path):
     store = finished_run(tmp_path)
     prepare_folder(store, None)
     assert store.steps() == []
+    assert not (tmp_path / "metrics.jsonl").exists()
     assert not (tmp_path / BEST).is_symlink()
 
 
