@@ -26,6 +26,7 @@ from .engine.hooks import CheckpointHook, EvaluateHook, LogHook
 from .engine.progress import ProgressBar
 from .engine.record import Recorder
 from .engine.rng import seed_everything
+from .engine.stop import StopHook, StopSignals
 from .engine.trainer import Trainer
 from .models import MODELS
 from .optim import LOSSES, OPTIMIZERS, SCHEDULERS
@@ -214,6 +215,7 @@ def make_trainer(
     store: CheckpointStore,
     bar: Optional[ProgressBar],
     with_evaluation: bool,
+    signals: StopSignals,
 ) -> Trainer:
     """Return the trainer of a run, with its hooks in the order in which they act."""
     seed_everything(config.seed)
@@ -262,7 +264,8 @@ def make_trainer(
         evaluate,
     )
     trainer.hooks = [LogHook(recorder, config.log_iter, bar)]
-    trainer.hooks += [evaluate, checkpoint] if evaluate else [checkpoint]
+    trainer.hooks += [evaluate] if evaluate else []
+    trainer.hooks += [checkpoint, StopHook(signals, checkpoint)]
     return trainer
 
 

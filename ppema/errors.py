@@ -43,3 +43,11 @@ class StorageError(PpemaError):
     """The disk refused: full, read-only or failing."""
 
     exit_code = 6
+
+
+class StoppedError(PpemaError):
+    """A signal ended the run; its exit code is the one a shell gives for that signal."""
+
+    def __init__(self, message: str, signal_number: int) -> None:
+        super().__init__(message)
+        self.exit_code = 128 + int(signal_number)

@@ -69,6 +69,7 @@ def train(config: Any, arguments: argparse.Namespace) -> None:
     from ppema.engine.progress import ProgressBar
     from ppema.engine.run_folder import CONFIG, LOG, LateLogFile
     from ppema.engine.run_state import restore
+    from ppema.engine.stop import StopSignals
 
     is_terminal = sys.stdout.isatty()
     log_file = LateLogFile()
@@ -84,14 +85,16 @@ def train(config: Any, arguments: argparse.Namespace) -> None:
     place = build.select_place(config)
     data = build.load_data(config, start)
     bar = ProgressBar(sys.stdout) if is_terminal else None
-    trainer = build.make_trainer(config, data, store, bar, arguments.eval)
+    signals = StopSignals()
+    trainer = build.make_trainer(config, data, store, bar, arguments.eval, signals)
     if start is not None:
         restore(trainer, start)
     resume.prepare_folder(store, start)
     log_file.open(store.folder / LOG, append=start is not None)
     (store.folder / CONFIG).write_text(config.dump(), encoding="utf-8")
     build.describe_run(config, trainer, data, place, start)
-    trainer.train()
+    with signals:
+        trainer.train()
 
 
 if __name__ == "__main__":
