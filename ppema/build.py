@@ -243,6 +243,7 @@ def make_trainer(
         max_skips=config.max_skips,
         amp=config.amp,
         recompute_batches=config.recompute_batches,
+        switch=config.switch,
     )
     recorder = Recorder(store.folder, vdl_folder(config))
     evaluate = None

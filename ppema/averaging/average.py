@@ -141,6 +141,18 @@ class WeightAverage:
             raise RuntimeError("there is nothing to restore; call apply() first")
         self._store.swap_out()
 
+    def switch(self) -> None:
+        """Copy the average into the model, which goes on training from there (switch EMA).
+
+        Raises:
+            RuntimeError: the average is applied at the moment, the model's tensors are not those
+                registered, or the average's BN statistics have to be recomputed first.
+        Source: https://arxiv.org/abs/2402.09240, where it is done at the end of each epoch.
+        """
+        self._require_raw("switch()")
+        self._require_usable()
+        self._store.copy_to_live()
+
     @contextmanager
     def average_parameters(self) -> Iterator[None]:
         """Hold the average in the model for the length of a `with` block, whatever it raises."""

@@ -169,6 +169,13 @@ class ShadowStore:
             swap.partner.get_tensor()._share_data_with(swap.partner_storage)
         self._swaps = []
 
+    def copy_to_live(self) -> None:
+        """Write every average into its live tensor."""
+        with paddle.no_grad():
+            for shadow in self.shadows:
+                live = shadow.live
+                live.copy_(shadow.average.astype(live.dtype).to(live.place), True)
+
     def averages(self) -> dict[str, Any]:
         """Return the average of each tensor by its first name, without copying."""
         if not self._swaps:

@@ -72,7 +72,7 @@ def load_config(path: str, overrides: Sequence[str], catalog: Catalog) -> Config
     config = Config(**values, name=Path(path).stem)
     config._root = tree.origin if tree.origin.line == 0 else Origin(tree.origin.place)
     _collect_origins(tree, "", config._origins)
-    _check_select(config)
+    _check_names_of_averages(config)
     return config
 
 
@@ -153,14 +153,15 @@ def _check_average_name(name: str, origin: Origin) -> None:
         )
 
 
-def _check_select(config: Config) -> None:
-    allowed = ("raw", "best", *config.Averages)
-    if config.select not in allowed:
-        raise config.error(
-            "select",
-            f"select must be one of {', '.join(allowed)}, got {quote(config.select)}"
-            + suggest(config.select, allowed).partition("; known")[0],
-        )
+def _check_names_of_averages(config: Config) -> None:
+    for key, others in (("select", ["raw", "best"]), ("switch", [])):
+        value, allowed = getattr(config, key), [*others, *config.Averages]
+        if value is not None and value not in allowed:
+            raise config.error(
+                key,
+                f"{key} must be one of {', '.join(allowed) or '(no averages)'}, got {quote(value)}"
+                + suggest(value, allowed).partition("; known")[0],
+            )
 
 
 def _collect_origins(node: Node, path: str, origins: dict[str, Origin]) -> None:

@@ -67,6 +67,7 @@ class Keys:
     Optimizer: Named = key("a class of paddle.optimizer")
     Averages: Dict[str, Named] = key("averages of the weights, each under a name of your own", {})
     select: str = key("the weights that count: raw, an average's name, or best", "best")
+    switch: Optional[str] = key("an average to go on from at the start of each epoch", None)
     use_gpu: Union[bool, Literal["auto"]] = key("auto: where CUDA is built in and visible", "auto")
     seed: int = key("of weights, order and dropout", 0, at_least=0, at_most=2**32 - 1)
     accumulate_steps: int = key("batches whose gradients make one step", 1, at_least=1)

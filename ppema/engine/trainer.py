@@ -88,6 +88,7 @@ class Trainer:
         non_finite: a NaN or Inf in a gradient ends the run (error) or leaves the step out (skip).
         max_skips: steps left out in a row before the run ends all the same.
         amp: off, O1 or O2, by paddle.amp with a GradScaler.
+        switch: an average that becomes the model's weights at the start of each later epoch.
         recompute_batches: training batches that averages with `buffers="recompute"` take.
     """
 
@@ -107,6 +108,7 @@ class Trainer:
         max_skips: int = 10,
         amp: AmpLevel = "off",
         recompute_batches: int = 100,
+        switch: Optional[str] = None,
     ) -> None:
         self.model, self.loss_fn, self.optimizer = model, loss_fn, optimizer
         self.reader, self.averages, self.hooks = reader, dict(averages), list(hooks)
@@ -118,7 +120,7 @@ class Trainer:
         self.totals = Totals()
         self._accumulate_steps, self._amp = accumulate_steps, amp
         self._non_finite, self._max_skips, self._skips_in_a_row = non_finite, max_skips, 0
-        self._recompute_batches = recompute_batches
+        self._recompute_batches, self._switch = recompute_batches, switch
         # Looked up once: walking the layers at each step costs more than the check itself.
         self._parameters = [p for p in model.named_parameters() if not p[1].stop_gradient]
 
@@ -165,6 +167,10 @@ class Trainer:
                 average.recompute_statistics(itertools.islice(batches, self._recompute_batches))
 
     def _train_epoch(self) -> None:
+        # At the start, not at the end: what was evaluated and saved at the end stays what it was.
+        if self._switch is not None and self.epoch > 1 and self.samples == 0:
+            self.refresh_averages()
+            self.averages[self._switch].switch()
         started = time.perf_counter()
         for batches, is_last in self._grouped_batches():
             self.totals.data_s += time.perf_counter() - started

@@ -92,6 +92,7 @@ CASES = {
     ),
     "lenet.yml:14: select must be one of raw, best, ema, got 'emma'; did you mean 'ema'?": GOOD
     + "select: emma\n",
+    "lenet.yml:14: switch must be one of ema, got 'best'": GOOD + "switch: best\n",
 }
 
 

@@ -62,6 +62,20 @@ def test_a_run_stopped_at_any_step_ends_with_the_same_bits(tmp_path, uninterrupt
     assert (all_bits(resumed), resumed.hooks[0].best) == uninterrupted
 
 
+def test_a_run_that_switches_goes_on_as_if_not_stopped_between_epochs(tmp_path):
+    straight, _ = saving_trainer(tmp_path / "straight", switch="ema")
+    straight.train()
+    for step in (4, 5, 6):
+        folder = tmp_path / str(step)
+        trainer, store = saving_trainer(folder, stop=step, switch="ema")
+        with pytest.raises(KeyboardInterrupt):
+            trainer.train()
+        resumed, _ = saving_trainer(folder, switch="ema")
+        restore(resumed, store.newest())
+        resumed.train()
+        assert all_bits(resumed) == all_bits(straight)
+
+
 def test_a_float32_shadow_stands_once_in_a_checkpoint_and_a_float64_one_in_the_state(tmp_path):
     trainer, store = saving_trainer(tmp_path)
     trainer.train()

@@ -156,3 +156,33 @@ def test_recompute_batches_says_how_many_training_batches_the_statistics_are_of(
     update_bn([batch.image for batch in batches], reference)
     expected = reference.state_dict()["body.2._mean"].numpy()
     np.testing.assert_array_equal(found["body.2._mean"].numpy(), expected)
+
+
+class AtEpochStart(Hook):
+    """Keep the weights that each first step of an epoch began with, and the averages then."""
+
+    def __init__(self):
+        self.ended_with, self.averaged = [], []
+
+    def after_step(self, trainer):
+        if trainer.is_epoch_end:
+            trainer.refresh_averages()
+            self.ended_with.append(bits(trainer.model.state_dict()))
+            self.averaged.append(trainer.averages["ema"].averaged_state_dict())
+
+
+def test_switch_goes_on_from_the_average_at_the_start_of_each_later_epoch():
+    watch = AtEpochStart()
+    switched = make_trainer(make_reader(), [watch], network=LeNet, switch="ema", num_epochs=2)
+    switched.train()
+    by_hand = make_trainer(make_reader(), network=LeNet, num_epochs=2)
+    by_hand.num_epochs = 1
+    by_hand.train()
+    assert bits(by_hand.model.state_dict()) == watch.ended_with[0]
+    by_hand.model.set_state_dict(watch.averaged[0])
+    by_hand.num_epochs = 2
+    by_hand.train()
+    assert all_bits(by_hand) == all_bits(switched)
+    plain = make_trainer(make_reader(), network=LeNet, num_epochs=2)
+    plain.train()
+    assert all_bits(plain) != all_bits(switched)
