@@ -128,6 +128,7 @@ class WeightAverage:
         """
         if self._store.is_swapped:
             raise RuntimeError("the average is applied already; call restore() first")
+        self._require_raw("apply()")
         self._require_usable()
         self._store.swap_in()
 
@@ -198,6 +199,8 @@ class WeightAverage:
             ValueError: another kind of average, or names, shapes or dtypes that do not fit.
         """
         self._require_raw("set_state_dict()")
+        if not isinstance(state, Mapping):
+            raise ValueError(f"a state is a dict, got {type(state).__name__}")
         self._store.check_model()
         expected = self.state_dict()
         if set(state) != set(expected):
@@ -208,6 +211,7 @@ class WeightAverage:
         if state["kind"] != type(self).__name__:
             raise ValueError(f"the state is of {state['kind']}, not {type(self).__name__}")
         counters = self._checked_counters(state)
+        _require_tensors(state["shadow"])
         misfit = describe_misfit(expected["shadow"], state["shadow"])
         if misfit:
             raise ValueError(misfit)
@@ -249,5 +253,15 @@ class WeightAverage:
             )
 
     def _require_raw(self, call: str) -> None:
-        if self._store.is_swapped:
-            raise RuntimeError(f"{call} needs the raw weights; call restore() first")
+        if self._store.is_model_swapped:
+            which = "the average" if self._store.is_swapped else "another average of this model"
+            raise RuntimeError(
+                f"{call} needs the raw weights, but {which} is applied; call restore() first"
+            )
+
+
+def _require_tensors(shadow: Any) -> None:
+    if not isinstance(shadow, Mapping) or not all(
+        hasattr(value, "shape") and hasattr(value, "dtype") for value in shadow.values()
+    ):
+        raise ValueError("the shadow of a state maps names to tensors; this one does not")

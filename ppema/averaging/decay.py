@@ -94,7 +94,16 @@ def make_schedule(
 
 def initial_share(schedule: Schedule, num_updates: int) -> float:
     """Return the share of the initial weights left in the average after `num_updates`."""
-    return math.prod(schedule(t) for t in range(num_updates))
+    share = 1.0
+    for t in range(num_updates):
+        decay = schedule(t)
+        if decay == schedule(num_updates):
+            # Schedules never fall: from here on the decay is the same, however long the run.
+            return float(share * decay ** (num_updates - t))
+        share *= decay
+        if share < 1e-12:
+            return 0.0
+    return share
 
 
 def _require_positive(argument: str, value: float) -> None:

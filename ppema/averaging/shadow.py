@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
+import weakref
 from dataclasses import dataclass, field
 from typing import Any, Literal, Mapping, Optional, Sequence, get_args
 
@@ -27,6 +28,10 @@ _WIDTHS = {
 }
 
 
+# The stores whose averages are in a model at the moment: two of one model must not nest.
+_SWAPPED: weakref.WeakSet[ShadowStore] = weakref.WeakSet()
+
+
 @dataclass
 class Shadow:
     """One averaged tensor: the live one, every name it has, and its average."""
@@ -34,6 +39,7 @@ class Shadow:
     names: list[str]
     live: Any
     average: Any
+    is_statistic: bool
     views: Optional[BlendViews] = field(default=None, repr=False)
 
     @property
@@ -82,11 +88,11 @@ class ShadowStore:
         self._policy = (buffers, tuple(include), tuple(exclude))
         self._dtype = getattr(paddle, shadow_dtype)
         self._place = parse_place(device)
-        self._statistics: set[int] = set()
         self._swaps: list[_Swap] = []
         self._scratch: dict[Any, Any] = {}
         self.shadows = [
-            Shadow(names, live, self._copy_of(live)) for names, live in self._averaged_tensors()
+            Shadow(names, live, self._copy_of(live), is_statistic)
+            for names, live, is_statistic in self._averaged_tensors()
         ]
         if not self.shadows:
             raise ValueError("nothing to average: the model has no floating-point weight selected")
@@ -95,6 +101,12 @@ class ShadowStore:
     def is_swapped(self) -> bool:
         """Tell whether the model holds the averages and the shadows the raw weights."""
         return bool(self._swaps)
+
+    @property
+    def is_model_swapped(self) -> bool:
+        """Tell whether this or another store has its averages in these very tensors."""
+        own = {id(shadow.live) for shadow in self.shadows} if _SWAPPED else set()
+        return any(id(swap.live) in own for store in _SWAPPED for swap in store._swaps)
 
     def blend(self, weight: float) -> None:
         """Move every average towards its live tensor: ``average += weight * (live - average)``.
@@ -105,7 +117,7 @@ class ShadowStore:
         with paddle.no_grad():
             for shadow in self._moving():
                 live = shadow.live
-                if weight == 1.0 or self._is_frozen(live):
+                if weight == 1.0 or _is_frozen(shadow):
                     shadow.average.copy_(self._as_shadow(live), True)
                 else:
                     self._blend_one(shadow, weight)
@@ -125,15 +137,15 @@ class ShadowStore:
                 for count, state in enumerate(states[1:], start=2):
                     # A running mean: a sum of many would lose digits of a float32.
                     mean += (state[shadow.name] - mean) * (1.0 / count)
-                is_frozen = self._is_frozen(shadow.live)
-                shadow.average.copy_(self._as_shadow(shadow.live) if is_frozen else mean, True)
+                value = self._as_shadow(shadow.live) if _is_frozen(shadow) else mean
+                shadow.average.copy_(value, True)
 
     def live_statistics(self) -> dict[str, Any]:
         """Return copies of the BN statistics that the model holds at the moment, by first name."""
         return {
             shadow.name: self._copy_of(shadow.live)
             for shadow in self.shadows
-            if id(shadow.live) in self._statistics
+            if shadow.is_statistic
         }
 
     def set_statistics(self, statistics: Mapping[str, Any]) -> None:
@@ -154,6 +166,7 @@ class ShadowStore:
         # Both storages are held from here on, so swap_out repairs whatever an exception or a
         # signal leaves half done.
         self._swaps = swaps
+        _SWAPPED.add(self)
         try:
             for swap in swaps:
                 _point(swap.live, swap.partner_storage)
@@ -168,6 +181,7 @@ class ShadowStore:
             _point(swap.live, swap.live_storage)
             swap.partner.get_tensor()._share_data_with(swap.partner_storage)
         self._swaps = []
+        _SWAPPED.discard(self)
 
     def copy_to_live(self) -> None:
         """Write every average into its live tensor."""
@@ -200,12 +214,14 @@ class ShadowStore:
             for live in state.values():
                 if id(live) not in copies:
                     copies[id(live)] = live.detach().clone()
+                # Paddle saves this name too; a new one each time would change the file's bytes.
+                copies[id(live)].name = live.name
         return {name: copies[id(live)] for name, live in state.items()}
 
     def check_model(self) -> None:
         """Raise RuntimeError where the model no longer consists of the tensors registered."""
         registered = {id(shadow.live): shadow.name for shadow in self.shadows}
-        present = {id(live): names[0] for names, live in self._averaged_tensors()}
+        present = {id(live): names[0] for names, live, _ in self._averaged_tensors()}
         changed = [name for key, name in registered.items() if key not in present]
         changed += [name for key, name in present.items() if key not in registered]
         if changed:
@@ -224,21 +240,21 @@ class ShadowStore:
                 total += float((difference.astype("float64") ** 2).sum())
         return float(np.sqrt(total))
 
-    def _averaged_tensors(self) -> list[tuple[list[str], Any]]:
-        """Return (names, tensor) of all that is averaged; a tied tensor comes once."""
+    def _averaged_tensors(self) -> list[tuple[list[str], Any, bool]]:
+        """Return (names, tensor, whether BN's) of all that is averaged; a tied one comes once."""
         buffers, include, exclude = self._policy
-        self._statistics = batch_norm_statistics(self._model)
+        statistics = batch_norm_statistics(self._model)
         parameters = {id(parameter) for parameter in self._model.parameters()}
         tensors: dict[int, tuple[list[str], Any]] = {}
         for name, live in self._model.state_dict().items():
             is_candidate = id(live) in parameters and live.dtype in _WIDTHS
-            if is_candidate and (buffers != "copy" or id(live) not in self._statistics):
+            if is_candidate and (buffers != "copy" or id(live) not in statistics):
                 tensors.setdefault(id(live), ([], live))[0].append(name)
         candidates = list(tensors.values())
         included = _matching("include", include, candidates) if include else None
         excluded = _matching("exclude", exclude, candidates)
         return [
-            (names, live)
+            (names, live, id(live) in statistics)
             for names, live in candidates
             if (included is None or id(live) in included) and id(live) not in excluded
         ]
@@ -247,10 +263,7 @@ class ShadowStore:
         """Return what an update moves: all, or all but the BN statistics that are recomputed."""
         if self._policy[0] != "recompute":
             return self.shadows
-        return [shadow for shadow in self.shadows if id(shadow.live) not in self._statistics]
-
-    def _is_frozen(self, live: Any) -> bool:
-        return bool(live.stop_gradient) and id(live) not in self._statistics
+        return [shadow for shadow in self.shadows if not shadow.is_statistic]
 
     def _copy_of(self, live: Any) -> Any:
         with paddle.no_grad():
@@ -282,6 +295,10 @@ class ShadowStore:
             dtype = str(average.dtype).replace("paddle.", "")
             self._scratch[average.dtype] = np.empty(BLOCK, dtype)
         return self._scratch[average.dtype]
+
+
+def _is_frozen(shadow: Shadow) -> bool:
+    return bool(shadow.live.stop_gradient) and not shadow.is_statistic
 
 
 def _matching(

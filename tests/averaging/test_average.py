@@ -243,3 +243,25 @@ def test_half_life_is_the_decay_it_says():
     for _ in range(5):
         ema.update()
     assert ema.averaged_state_dict()["weight"].item() == pytest.approx(0.5, rel=1e-6)
+
+
+def test_an_averaged_state_has_the_names_that_paddle_gave_the_weights():
+    model = LeNet()
+    averaged = ExponentialMovingAverage(model).averaged_state_dict()
+    assert {t.name for t in averaged.values()} == {t.name for t in model.state_dict().values()}
+
+
+@pytest.mark.parametrize("state", [None, 3, {"shadow": None}, {"shadow": {"weight": 3}}])
+def test_what_is_no_state_is_refused(state):
+    ema = ExponentialMovingAverage(paddle.nn.Linear(1, 1))
+    if isinstance(state, dict):
+        state = {**ema.state_dict(), **state}
+    with pytest.raises(ValueError, match="state"):
+        ema.set_state_dict(state)
+
+
+def test_the_initial_share_of_a_very_long_run_is_known_at_once():
+    started = initial_share(lambda t: threshold_decay(0.9999999, t), 10)
+    assert started == pytest.approx(np.prod([(1 + t) / (10 + t) for t in range(10)]))
+    assert initial_share(lambda t: 0.9999999, 10**9) == pytest.approx(np.exp(-100), rel=1e-3)
+    assert initial_share(lambda t: threshold_decay(0.9998, t), 10**12) == 0.0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import paddle
 import pytest
-from networks import Oddities
+from networks import Oddities, TinyBN
 from paddle.vision.models import LeNet
 
 from ppema import ExponentialMovingAverage
@@ -151,3 +151,36 @@ def test_calls_that_need_the_raw_weights_say_so(moved, call, advice):
 def test_restore_without_apply_says_so(moved):
     with pytest.raises(RuntimeError, match=r"call apply\(\) first"):
         moved[1].restore()
+
+
+def test_two_averages_of_one_model_cannot_be_applied_at_once():
+    paddle.seed(3)
+    model = LeNet()
+    first, second = ExponentialMovingAverage(model, 0.5), ExponentialMovingAverage(model, 0.9)
+    other = ExponentialMovingAverage(LeNet(), 0.9)
+    raw = bits(model.state_dict())
+    with first.average_parameters():
+        for call in (second.apply, second.update, second.register):
+            with pytest.raises(RuntimeError, match="another average of this model is applied"):
+                call()
+        other.update()
+        with other.average_parameters():
+            pass
+    assert bits(model.state_dict()) == raw
+    with second.average_parameters():
+        pass
+    assert bits(model.state_dict()) == raw
+
+
+def test_a_deep_copy_averages_the_copied_model():
+    import copy
+
+    model = TinyBN()
+    ema = ExponentialMovingAverage(model, 0.5, False)
+    twin = copy.deepcopy(ema)
+    copied = twin._store._model
+    for network, average in ((model, ema), (copied, twin)):
+        network.bn._mean.fill_(4.0)
+        average.update()
+        assert average.averaged_state_dict()["bn._mean"].tolist() == [2.0] * 4
+    assert copied is not model
