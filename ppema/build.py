@@ -246,10 +246,13 @@ def make_trainer(
         switch=config.switch,
     )
     recorder = Recorder(store.folder, vdl_folder(config))
-    evaluate = None
-    if with_evaluation:
-        eval_reader = make_eval_reader(config, data.eval)
-        evaluate = EvaluateHook(eval_reader, recorder, config.select, note_on(data.eval))
+    evaluate = EvaluateHook(
+        make_eval_reader(config, data.eval),
+        recorder,
+        config.select,
+        note_on(data.eval),
+        with_evaluation,
+    )
     checkpoint = CheckpointHook(
         store,
         config.snapshot_epoch,
@@ -264,9 +267,8 @@ def make_trainer(
         },
         evaluate,
     )
-    trainer.hooks = [LogHook(recorder, config.log_iter, bar)]
-    trainer.hooks += [evaluate] if evaluate else []
-    trainer.hooks += [checkpoint, StopHook(signals, checkpoint)]
+    trainer.hooks = [LogHook(recorder, config.log_iter, bar), evaluate, checkpoint]
+    trainer.hooks.append(StopHook(signals, checkpoint))
     return trainer
 
 

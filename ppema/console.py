@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import logging
 import os
 import sys
+import traceback
 import warnings
-from typing import Any, Callable, Sequence
+from typing import Any, Callable, Optional, Sequence
 
 from .errors import ConfigError, PpemaError
 
 _INTERRUPTED = 130
+_TRACEBACK = "PPEMA_TRACEBACK"
 _FORMAT = "[%(asctime)s] %(name)s %(levelname)s: %(message)s"
 _TIME = "%m/%d %H:%M:%S"
 
@@ -20,6 +23,9 @@ def run_tool(main: Callable[[Sequence[str]], int]) -> None:
     """Call `main` with the arguments, and exit with its code; an error is one line on stderr."""
     # Paddle warns at import that ccache is missing, which matters to nobody here.
     warnings.filterwarnings("ignore", message="No ccache found", category=UserWarning)
+    # Paddle's own, at each run of a network with BatchNorm.
+    warnings.filterwarnings("ignore", message="When training, we now always track")
+    _make_stdout_safe()
     try:
         code = main(sys.argv[1:])
     except PpemaError as error:
@@ -33,6 +39,10 @@ def run_tool(main: Callable[[Sequence[str]], int]) -> None:
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         code = _fail(f"{where}{error.strerror or error}", 6)
+    except Exception as error:
+        if os.environ.get(_TRACEBACK):
+            raise
+        code = _fail(f"{_where(error)}{type(error).__name__}: {_first_line(error)}", 1)
     finally:
         log_to()
     sys.exit(code)
@@ -76,7 +86,9 @@ def log_to(*handlers: logging.Handler) -> None:
     root = logging.getLogger("ppema")
     for old in list(root.handlers):
         root.removeHandler(old)
-        old.close()
+        # What a full disk refused was said when it did.
+        with contextlib.suppress(OSError):
+            old.close()
     for handler in handlers:
         handler.setFormatter(logging.Formatter(_FORMAT, _TIME))
         root.addHandler(handler)
@@ -84,12 +96,50 @@ def log_to(*handlers: logging.Handler) -> None:
     root.propagate = False
 
 
-def screen(hide_steps: bool = False) -> logging.Handler:
-    """Return the handler that prints the log; `hide_steps` where a progress bar shows them."""
-    handler = logging.StreamHandler(sys.stdout)
-    if hide_steps:
-        handler.addFilter(lambda record: not getattr(record, "is_step", False))
-    return handler
+class Screen(logging.StreamHandler):  # type: ignore[type-arg]
+    """Print the log; where a progress bar stands for the step lines, print the others above it.
+
+    A training run outlives its screen: once the reader of its output is gone, it goes on
+    without (train.log has it all).
+    """
+
+    def __init__(self, clear_bar: Optional[Callable[[], None]] = None) -> None:
+        super().__init__(sys.stdout)
+        self._clear_bar = clear_bar
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Print one record."""
+        if self._clear_bar is not None:
+            if getattr(record, "is_step", False):
+                return
+            self._clear_bar()
+        super().emit(record)
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        """Go quiet where the output is gone; an error of our own is raised."""
+        error = sys.exc_info()[1]
+        if not isinstance(error, (OSError, ValueError)):
+            raise
+        self.setStream(open(os.devnull, "w"))  # noqa: SIM115
+
+
+def _make_stdout_safe() -> None:
+    """Let output to a closed or narrow stdout lose characters, not the run."""
+    if sys.stdout is None:
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115
+    elif hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(errors="backslashreplace")
+
+
+def _where(error: BaseException) -> str:
+    """Return the file and line that raised, which may well be in the user's own model."""
+    frames = traceback.extract_tb(error.__traceback__)
+    return f"{frames[-1].filename}:{frames[-1].lineno}: " if frames else ""
+
+
+def _first_line(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return f"{lines[0] if lines else 'no message'} (set {_TRACEBACK}=1 to see the calls)"
 
 
 def _fail(message: str, code: int) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Sequence
 
-from ppema.console import ArgumentParser, log_to, run_tool, screen
+from ppema.console import ArgumentParser, Screen, log_to, run_tool
 
 
 def main(argv: Sequence[str]) -> int:
@@ -17,7 +17,7 @@ def main(argv: Sequence[str]) -> int:
         help="raw, the name of an average, or all (the default)",
     )
     arguments = parser.parse_args(argv)
-    log_to(screen())
+    log_to(Screen())
     # Imported once the arguments are right: Paddle takes a second.
     from ppema import build
     from ppema.engine.evaluate import evaluate, table

@@ -7,7 +7,7 @@ import logging
 import sys
 from typing import Any, Sequence
 
-from ppema.console import ArgumentParser, log_to, parse_bool, run_tool, screen
+from ppema.console import ArgumentParser, Screen, log_to, parse_bool, run_tool
 
 logger = logging.getLogger("ppema.train")
 
@@ -71,9 +71,9 @@ def train(config: Any, arguments: argparse.Namespace) -> None:
     from ppema.engine.run_state import restore
     from ppema.engine.stop import StopSignals
 
-    is_terminal = sys.stdout.isatty()
+    bar = ProgressBar(sys.stdout) if sys.stdout.isatty() else None
     log_file = LateLogFile()
-    log_to(screen(hide_steps=is_terminal), log_file)
+    log_to(Screen(bar.clear if bar else None), log_file)
     store = CheckpointStore(build.run_folder(config), config.keep_checkpoint_max)
     start = resume.find_start(store, arguments.resume, arguments.overwrite)
     if start is not None:
@@ -84,7 +84,6 @@ def train(config: Any, arguments: argparse.Namespace) -> None:
         resume.check_identity(start.manifest["identity"], build.identity(config))
     place = build.select_place(config)
     data = build.load_data(config, start)
-    bar = ProgressBar(sys.stdout) if is_terminal else None
     signals = StopSignals()
     trainer = build.make_trainer(config, data, store, bar, arguments.eval, signals)
     if start is not None:

@@ -136,11 +136,20 @@ class WeightAverage:
         """Put the raw weights back.
 
         Raises:
-            RuntimeError: the average is not applied.
+            RuntimeError: the average is not applied; or it was written to while it was, by an
+                optimizer step, loaded weights or BN in train mode, and is no average any more.
         """
         if not self._store.is_swapped:
             raise RuntimeError("there is nothing to restore; call apply() first")
+        written = self._store.written_while_swapped()
         self._store.swap_out()
+        if written:
+            raise RuntimeError(
+                f"the average was written to while it was in the model ({', '.join(written[:3])}"
+                f"{', …' if len(written) > 3 else ''}); evaluate with model.eval() and do not "
+                "train or load there. The raw weights are back; set_state_dict() or register() "
+                "mends the average"
+            )
 
     def switch(self) -> None:
         """Copy the average into the model, which goes on training from there (switch EMA).
@@ -160,8 +169,11 @@ class WeightAverage:
         self.apply()
         try:
             yield
-        finally:
-            self.restore()
+        except BaseException:
+            # What the body raised says more than what it did to the average.
+            self._store.swap_out()
+            raise
+        self.restore()
 
     def averaged_state_dict(self) -> dict[str, Any]:
         """Return copies of the model's state with the averages in it, in the model's dtypes.
@@ -176,19 +188,25 @@ class WeightAverage:
         return self._store.model_state()
 
     def distance(self) -> float:
-        """Return the L2 norm of raw minus averaged weights."""
+        """Return the L2 norm of raw minus averaged weights.
+
+        Raises:
+            RuntimeError: the average is applied at the moment.
+        """
+        self._require_raw("distance()")
         return self._store.distance()
 
     def state_dict(self) -> dict[str, Any]:
         """Return all that an exact continuation needs; right while applied too.
 
-        `shadow` maps names to the shadow tensors themselves (a later update moves them).
+        `shadow` maps names to the memory of the shadows itself: a later update moves it.
         """
         self._store.check_model()
         return {
             "kind": type(self).__name__,
             **self._counters,
-            "shadow": self._store.averages(),
+            # Aliases of the storage, which stay right when a later swap exchanges it.
+            "shadow": {name: t.detach() for name, t in self._store.averages().items()},
         }
 
     def set_state_dict(self, state: Mapping[str, Any]) -> None:

@@ -51,7 +51,10 @@ def half_life_to_decay(half_life: float) -> float:
     Source: definition of half-life, ``0.5 ** (1 / half_life)``.
     """
     _require_positive("half_life", half_life)
-    return float(0.5 ** (1.0 / half_life))
+    decay = float(0.5 ** (1.0 / half_life))
+    if decay == 1.0:
+        raise ArgumentError("half_life", "short enough for the average to move", half_life)
+    return decay
 
 
 def resolve_decay(decay: Optional[float], half_life: Optional[float]) -> float:

@@ -14,7 +14,7 @@ from paddle.base import core
 from .batch_norm import batch_norm_statistics
 from .decay import ArgumentError
 from .place import parse_place
-from .views import BLOCK, BlendViews, is_viewable
+from .views import BLOCK, BlendViews, flat_view, is_viewable
 
 BufferPolicy = Literal["average", "copy", "recompute"]
 ShadowDtype = Literal["float32", "float64"]
@@ -52,10 +52,12 @@ class Shadow:
 class _Swap:
     """What `swap_in` needs to put two tensors' storage back, however far it came."""
 
+    name: str
     live: Any
     partner: Any
     live_storage: Any
     partner_storage: Any
+    mark: bytes = b""
 
 
 class ShadowStore:
@@ -162,7 +164,8 @@ class ShadowStore:
             live, partner = shadow.live, shadow.average
             if partner.dtype != live.dtype or partner.place != live.place:
                 partner = partner.astype(live.dtype).to(live.place)
-            swaps.append(_Swap(live, partner, _storage_of(live), _storage_of(partner)))
+            storages = (_storage_of(live), _storage_of(partner))
+            swaps.append(_Swap(shadow.name, live, partner, *storages))
         # Both storages are held from here on, so swap_out repairs whatever an exception or a
         # signal leaves half done.
         self._swaps = swaps
@@ -171,9 +174,14 @@ class ShadowStore:
             for swap in swaps:
                 _point(swap.live, swap.partner_storage)
                 swap.partner.get_tensor()._share_data_with(swap.live_storage)
+                swap.mark = _mark(swap.live)
         except BaseException:
             self.swap_out()
             raise
+
+    def written_while_swapped(self) -> list[str]:
+        """Return the names of the tensors that were written to since `swap_in`, as far as seen."""
+        return [swap.name for swap in self._swaps if _mark(swap.live) != swap.mark]
 
     def swap_out(self) -> None:
         """Put the raw weights back into the model."""
@@ -318,6 +326,18 @@ def _matching(
             )
         found |= matches
     return found
+
+
+def _mark(tensor: Any) -> bytes:
+    """Return a tensor's first and last element, which tell a written one from an untouched one.
+
+    A sample, because reading all would cost more than the exchange; Paddle's own version counter
+    stays the same through `optimizer.step()`, `set_value` and BN in train mode.
+    """
+    if not is_viewable(tensor):
+        return b""
+    view = flat_view(tensor)
+    return bytes(view[:1].tobytes() + view[-1:].tobytes())
 
 
 def _storage_of(tensor: Any) -> Any:

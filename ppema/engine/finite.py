@@ -20,7 +20,8 @@ def first_non_finite(tensors: Iterable[tuple[str, Any]]) -> Optional[str]:
             continue
         if is_viewable(tensor):
             view = flat_view(tensor)
-            total = float(np.dot(view, view))
+            with np.errstate(over="ignore", invalid="ignore"):
+                total = float(np.dot(view, view))
         else:
             total = float(tensor.astype("float32").square().sum())
         if not np.isfinite(total):

@@ -32,7 +32,8 @@ class LogHook(Hook):
         if trainer.step_in_epoch % self._log_iter == 0 or trainer.is_epoch_end:
             self._log(trainer)
         if self._bar is not None:
-            self._bar.show(trainer.step_in_epoch, trainer.steps_per_epoch)
+            epoch = f"epoch {trainer.epoch}/{trainer.num_epochs}"
+            self._bar.show(trainer.step_in_epoch, trainer.steps_per_epoch, epoch)
 
     def after_run(self, trainer: Trainer) -> None:
         """Take the bar away and flush the records."""
@@ -54,11 +55,14 @@ class LogHook(Hook):
             "distance": {name: avg.distance() for name, avg in trainer.averages.items()},
         }
         self._recorder.write(record)
-        line = _training_line(trainer, totals, record)
+        eta = _time_left(trainer, totals)
         if self._bar is not None:
-            self._bar.describe(line)
-        # On a terminal the bar shows this line; the file has it in any case.
-        logger.info(line, extra={"is_step": True})
+            self._bar.describe(
+                f"loss {record['loss']:.4f}  acc {record['top1']:.4f}  eta {eta}  "
+                f"{record['ips']:.0f} images/s"
+            )
+        # On a terminal the bar stands for this line; the file has it in any case.
+        logger.info(_training_line(trainer, totals, record, eta), extra={"is_step": True})
 
 
 class EvaluateHook(Hook):
@@ -69,13 +73,21 @@ class EvaluateHook(Hook):
         recorder: takes one record for each set of weights.
         select: raw, an average's name, or best, the one with the best evaluation.
         note: said beside the figures, where they are not of the data that was asked for.
+        is_enabled: without it nothing is evaluated, and the best of an earlier part stays known.
     """
 
     name = "evaluate"
 
-    def __init__(self, reader: Any, recorder: Recorder, select: str, note: str = "") -> None:
+    def __init__(
+        self,
+        reader: Any,
+        recorder: Recorder,
+        select: str,
+        note: str = "",
+        is_enabled: bool = True,
+    ) -> None:
         self._reader, self._recorder = reader, recorder
-        self._select, self._note = select, note
+        self._select, self._note, self._is_enabled = select, note, is_enabled
         self.evaluations: dict[str, Evaluation] = {}
         self.winner: Optional[str] = None
         self.best: dict[str, Any] = {}
@@ -84,7 +96,7 @@ class EvaluateHook(Hook):
     def after_step(self, trainer: Trainer) -> None:
         """Evaluate at the end of an epoch; elsewhere forget the figures of an earlier step."""
         self.evaluations, self.winner, self.is_best = {}, None, False
-        if not trainer.is_epoch_end:
+        if not (self._is_enabled and trainer.is_epoch_end):
             return
         trainer.refresh_averages()
         evaluations = evaluate_all(trainer.model, trainer.averages, trainer.loss_fn, self._reader)
@@ -120,6 +132,10 @@ class EvaluateHook(Hook):
         """Take the best so far back."""
         self.best = dict(state["best"])
 
+    def forget_best(self) -> None:
+        """Begin anew, where the best so far is of another run's folder."""
+        self.best = {}
+
 
 class CheckpointHook(Hook):
     """Save at the ends of epochs, every so many steps, at a new best and at the end.
@@ -129,7 +145,7 @@ class CheckpointHook(Hook):
         snapshot_epoch: save at the end of every so many epochs.
         snapshot_iter: save every so many steps too; 0 for not.
         facts: what the manifest says of the run beside step, epoch and figures.
-        evaluate: the hook whose figures the manifest and `best_model` go by; None without.
+        evaluate: the hook whose figures the manifest and `best_model` go by.
     """
 
     def __init__(
@@ -138,7 +154,7 @@ class CheckpointHook(Hook):
         snapshot_epoch: int,
         snapshot_iter: int,
         facts: Mapping[str, Any],
-        evaluate: Optional[EvaluateHook],
+        evaluate: EvaluateHook,
     ) -> None:
         self._store, self._facts, self._evaluate = store, facts, evaluate
         self._snapshot_epoch, self._snapshot_iter = snapshot_epoch, snapshot_iter
@@ -147,7 +163,7 @@ class CheckpointHook(Hook):
         """Save where it is due."""
         is_due = trainer.is_epoch_end and trainer.epoch % self._snapshot_epoch == 0
         is_due |= bool(self._snapshot_iter) and trainer.step % self._snapshot_iter == 0
-        is_best = self._evaluate is not None and self._evaluate.is_best
+        is_best = self._evaluate.is_best
         if is_due or is_best or trainer.is_run_end:
             self.save(trainer)
             if is_best:
@@ -166,22 +182,26 @@ class CheckpointHook(Hook):
             "is_epoch_end": trainer.is_epoch_end,
             "is_run_end": trainer.is_run_end,
             "averages": list(trainer.averages),
-            "metrics": {name: e.as_dict() for name, e in evaluate.evaluations.items()}
-            if evaluate
-            else {},
-            "winner": evaluate.winner if evaluate else None,
-            "best": evaluate.best if evaluate else {},
+            "metrics": {name: e.as_dict() for name, e in evaluate.evaluations.items()},
+            "winner": evaluate.winner,
+            "best": evaluate.best,
             **self._facts,
         }
         path = self._store.save(trainer.step, checkpoint_files(trainer), facts)
         logger.info("step %d saved in %s", trainer.step, path)
 
 
-def _training_line(trainer: Trainer, totals: Totals, record: Mapping[str, Any]) -> str:
+def _time_left(trainer: Trainer, totals: Totals) -> datetime.timedelta:
+    done, of = trainer.step_in_epoch, trainer.steps_per_epoch
+    steps_left = (trainer.num_epochs - trainer.epoch) * of + of - done
+    return datetime.timedelta(seconds=int(steps_left * totals.step_s / totals.num_steps))
+
+
+def _training_line(
+    trainer: Trainer, totals: Totals, record: Mapping[str, Any], eta: datetime.timedelta
+) -> str:
     done, of = trainer.step_in_epoch, trainer.steps_per_epoch
     step_s = totals.step_s / totals.num_steps
-    steps_left = (trainer.num_epochs - trainer.epoch) * of + of - done
-    eta = datetime.timedelta(seconds=int(steps_left * step_s))
     return (
         f"Epoch: [{trainer.epoch}/{trainer.num_epochs}] [{done:>{len(str(of))}}/{of}] "
         f"learning_rate: {record['lr']:.6f} loss: {record['loss']:.4f} acc: {record['top1']:.4f} "

@@ -7,23 +7,23 @@ import time
 from typing import TextIO
 
 _REDRAW_S = 0.1
-_WIDTH = 24
+_WIDTH = 20
 
 
 class ProgressBar:
-    """Show how far an epoch is, and the newest log line, at the bottom of a terminal."""
+    """Show how far something is, and the newest figures, at the bottom of a terminal."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
-        self._line = ""
+        self._text = ""
         self._drawn_at = 0.0
 
-    def describe(self, line: str) -> None:
-        """Set the text beside the bar."""
-        self._line = line
+    def describe(self, text: str) -> None:
+        """Set the text behind the bar."""
+        self._text = text
 
-    def show(self, done: int, total: int) -> None:
-        """Redraw where the last drawing is a tenth of a second old, or the epoch is done."""
+    def show(self, done: int, total: int, title: str) -> None:
+        """Redraw where the last drawing is a tenth of a second old, or all is done."""
         now = time.monotonic()
         if now - self._drawn_at < _REDRAW_S and done < total:
             return
@@ -31,8 +31,8 @@ class ProgressBar:
         filled = _WIDTH * done // max(total, 1)
         bar = "#" * filled + "." * (_WIDTH - filled)
         columns = shutil.get_terminal_size().columns
-        text = f"[{bar}] {100 * done // max(total, 1):3d} % {self._line}"[: columns - 1]
-        self._stream.write(f"\r\x1b[K{text}")
+        line = f"{title} [{bar}] {100 * done // max(total, 1):3d} %  {self._text}"
+        self._stream.write(f"\r\x1b[K{line[: columns - 1]}")
         self._stream.flush()
 
     def clear(self) -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
+import sys
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Iterator
 
 from ..checkpoint import LOCK, RunLock
+from ..checkpoint.store import reason
 from ..errors import StorageError
 
 LOG = "train.log"
@@ -45,6 +47,17 @@ def _remove_unused(folder: Path, made: list[Path]) -> None:
             path.rmdir()
 
 
+class _StrictFileHandler(logging.FileHandler):
+    """A log file whose disk may refuse: the run ends with that, not with a page of tracebacks."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        """Raise what went wrong."""
+        error = sys.exc_info()[1]
+        if isinstance(error, OSError):
+            raise StorageError(f"{self.baseFilename}: {reason(error)}") from error
+        raise
+
+
 class LateLogFile(logging.Handler):
     """Keep log records until the log file may be opened, so that its first lines are in it."""
 
@@ -58,7 +71,7 @@ class LateLogFile(logging.Handler):
 
     def open(self, path: Path, append: bool) -> None:
         """Write what was kept to `path`, and all that follows."""
-        file = logging.FileHandler(path, mode="a" if append else "w", encoding="utf-8")
+        file = _StrictFileHandler(path, mode="a" if append else "w", encoding="utf-8")
         file.setFormatter(self.formatter)
         logger = logging.getLogger("ppema")
         logger.removeHandler(self)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import logging
+import math
 import time
 from dataclasses import dataclass, field
 from typing import Any, Callable, Iterator, Literal, Mapping, Optional, Sequence
@@ -11,9 +13,12 @@ from typing import Any, Callable, Iterator, Literal, Mapping, Optional, Sequence
 import paddle
 
 from ..averaging import WeightAverage
+from ..averaging.batch_norm import batch_norm_statistics
 from ..errors import NonFiniteError
 from ..metrics import num_correct
 from .finite import first_non_finite
+
+logger = logging.getLogger(__name__)
 
 NonFinitePolicy = Literal["error", "skip"]
 AmpLevel = Literal["off", "O1", "O2"]
@@ -53,24 +58,29 @@ class Hook:
 class Totals:
     """What the steps since the last log line add up to; tensors stay on the device."""
 
-    losses: list[tuple[int, Any]] = field(default_factory=list)
-    corrects: list[Any] = field(default_factory=list)
+    figures: list[tuple[int, Any, Any]] = field(default_factory=list)
     num_steps: int = 0
     step_s: float = 0.0
     data_s: float = 0.0
 
+    def add(self, figures: Sequence[tuple[int, Any, Any]]) -> None:
+        """Add the images, loss and right answers of each batch of a step."""
+        self.figures += figures
+
     @property
     def num_samples(self) -> int:
         """Return the images seen."""
-        return sum(count for count, _ in self.losses)
+        return sum(count for count, _, _ in self.figures)
 
     def mean_loss(self) -> float:
-        """Return the mean loss of an image; waits for the device."""
-        return sum(count * float(loss) for count, loss in self.losses) / self.num_samples
+        """Return the mean loss of an image, NaN without any; waits for the device."""
+        total = sum(count * float(loss) for count, loss, _ in self.figures)
+        return total / self.num_samples if self.figures else math.nan
 
     def accuracy(self) -> float:
-        """Return the share of images whose class was first; waits for the device."""
-        return sum(int(correct) for correct in self.corrects) / self.num_samples
+        """Return the share of images whose class was first, NaN without any; waits likewise."""
+        total = sum(int(correct) for _, _, correct in self.figures)
+        return total / self.num_samples if self.figures else math.nan
 
 
 class Trainer:
@@ -122,7 +132,8 @@ class Trainer:
         self._non_finite, self._max_skips, self._skips_in_a_row = non_finite, max_skips, 0
         self._recompute_batches, self._switch = recompute_batches, switch
         # Looked up once: walking the layers at each step costs more than the check itself.
-        self._parameters = [p for p in model.named_parameters() if not p[1].stop_gradient]
+        self._statistics = _moving_buffers(model)
+        self._parameters = list(model.named_parameters())
 
     @property
     def steps_per_epoch(self) -> int:
@@ -147,10 +158,20 @@ class Trainer:
                 hook.after_run(self)
 
     def run_step(self, batches: Sequence[Any]) -> None:
-        """Do one optimizer step on one or more batches, then move the averages."""
-        self._accumulate_gradients(batches)
+        """Do one optimizer step on one or more batches, then move the averages.
+
+        Raises:
+            NonFiniteError: a NaN or Inf that the policy does not allow.
+        """
+        kept = self._copy_statistics()
+        figures = self._accumulate_gradients(batches)
         has_moved = self._move_weights()
         self.optimizer.clear_grad()
+        if has_moved:
+            self.totals.add(figures)
+        else:
+            for (_, tensor), copy in zip(self._statistics, kept):
+                tensor.copy_(copy, True)
         if has_moved:
             for name, average in self.averages.items():
                 self.decays[name] = average.update()
@@ -195,7 +216,15 @@ class Trainer:
         if group:
             yield group, True
 
-    def _accumulate_gradients(self, batches: Sequence[Any]) -> None:
+    def _copy_statistics(self) -> list[Any]:
+        """Return copies of what a forward pass moves, where a step may be left out."""
+        if self._non_finite == "error" and self.scaler is None:
+            return []
+        return [tensor.clone() for _, tensor in self._statistics]
+
+    def _accumulate_gradients(self, batches: Sequence[Any]) -> list[tuple[int, Any, Any]]:
+        """Return the number of images, the loss and the right answers of each batch."""
+        figures = []
         total = sum(len(batch.label) for batch in batches)
         for batch in batches:
             image, label = paddle.to_tensor(batch.image), paddle.to_tensor(batch.label)
@@ -207,8 +236,8 @@ class Trainer:
             share = loss if count == total else loss * (count / total)
             (self.scaler.scale(share) if self.scaler else share).backward()
             with paddle.no_grad():
-                self.totals.losses.append((count, loss.detach()))
-                self.totals.corrects.append(num_correct(logits, label, 1))
+                figures.append((count, loss.detach(), num_correct(logits, label, 1)))
+        return figures
 
     def _autocast(self) -> Any:
         if self._amp == "off":
@@ -219,9 +248,9 @@ class Trainer:
         """Step the optimizer where the gradients allow it; tell whether the weights moved."""
         if self.scaler is not None:
             self.scaler.unscale_(self.optimizer)
-        fault = first_non_finite(
-            (name, p.grad) for name, p in self._parameters if p.grad is not None
-        )
+        gradients = ((name, p.grad) for name, p in self._parameters if not p.stop_gradient)
+        fault = first_non_finite((name, grad) for name, grad in gradients if grad is not None)
+        fault = f"the gradient of {fault}" if fault else first_non_finite(self._statistics)
         if self.scaler is not None:
             # The scaler leaves out steps whose gradients overflowed and lowers its scale.
             self.scaler.step(self.optimizer)
@@ -232,16 +261,24 @@ class Trainer:
             self._count_skip(fault)
             return False
         self._skips_in_a_row = 0
-        fault = first_non_finite(self._parameters)
+        fault = first_non_finite(item for item in self._parameters if not item[1].stop_gradient)
         if fault is not None:
             raise NonFiniteError(f"step {self.step + 1}: {fault} is not finite after the update")
         return True
 
     def _count_skip(self, fault: str) -> None:
         self._skips_in_a_row += 1
-        text = f"step {self.step + 1}: the gradient of {fault} is not finite"
+        text = f"step {self.step + 1}: {fault} is not finite"
         # An overflow under AMP is how its scaler finds the scale.
         if self._non_finite == "error" and self.scaler is None:
             raise NonFiniteError(f"{text}; the weights before it stand")
         if self._skips_in_a_row > self._max_skips:
             raise NonFiniteError(f"{text}, {self._skips_in_a_row} steps in a row")
+        logger.warning("%s; the step is left out", text)
+
+
+def _moving_buffers(model: Any) -> list[tuple[str, Any]]:
+    """Return what a forward pass may change: BN statistics and buffers, by name."""
+    statistics = batch_norm_statistics(model)
+    named = [item for item in model.named_parameters() if id(item[1]) in statistics]
+    return [*named, *model.named_buffers()]

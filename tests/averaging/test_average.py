@@ -148,6 +148,7 @@ def test_a_replaced_layer_is_noticed():
         ({"decay": -1}, r"decay must be in \[0, 1\), got -1"),
         ({"decay": float("nan")}, r"decay must be in \[0, 1\), got nan"),
         ({"decay": 0.9, "half_life": 10}, "half_life must be left out where decay is given"),
+        ({"half_life": 1e17}, "half_life must be short enough for the average to move"),
         ({"half_life": 0}, "half_life must be a finite duration above 0, got 0"),
         ({"schedule": "cosine"}, "schedule must be one of constant, threshold, exponential, power"),
         ({"tau": 0}, "tau must be"),

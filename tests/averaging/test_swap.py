@@ -184,3 +184,44 @@ def test_a_deep_copy_averages_the_copied_model():
         average.update()
         assert average.averaged_state_dict()["bn._mean"].tolist() == [2.0] * 4
     assert copied is not model
+
+
+def train_in_place(model):
+    optimizer = paddle.optimizer.SGD(0.1, parameters=model.parameters())
+    model(paddle.randn([4, 1, 28, 28])).sum().backward()
+    optimizer.step()
+    optimizer.clear_grad()
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        train_in_place,
+        lambda model: model(paddle.randn([4, 1, 28, 28])),
+        lambda model: model.set_state_dict(TinyBN().state_dict()),
+    ],
+)
+def test_writing_to_the_average_while_it_is_applied_is_an_error(write):
+    paddle.seed(4)
+    model = TinyBN()
+    ema = ExponentialMovingAverage(model, 0.9)
+    kept = {name: tensor.clone() for name, tensor in ema.state_dict()["shadow"].items()}
+    raw = bits(model.state_dict())
+    with pytest.raises(RuntimeError, match="the average was written to while it was in the mod"):
+        with ema.average_parameters():
+            write(model)
+    assert bits(model.state_dict()) == raw
+    ema.set_state_dict({**ema.state_dict(), "shadow": kept})
+    with ema.average_parameters():
+        model.eval()
+        model(paddle.randn([4, 1, 28, 28]))
+
+
+def test_a_state_kept_across_a_swap_holds_the_average(moved):
+    _, ema = moved
+    before = ema.state_dict()["shadow"]
+    averaged = bits(before)
+    with ema.average_parameters():
+        inside = ema.state_dict()["shadow"]
+        assert bits(before) == bits(inside) == averaged
+    assert bits(before) == bits(inside) == averaged

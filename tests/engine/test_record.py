@@ -109,5 +109,7 @@ def test_the_bar_shows_the_share_done_and_goes_away_at_the_end(tmp_path):
     screen = Screen()
     train(tmp_path, bar=ProgressBar(screen), num_epochs=1)
     frames = screen.text.split("\r\x1b[K")
-    assert "[########################] 100 % Epoch: [1/1] [5/5]" in frames[-2]
+    assert frames[-2].startswith("epoch 1/1 [####################] 100 %  loss ")
+    assert "eta 0:00:00" in frames[-2]
+    assert all(len(frame) < 80 for frame in frames)
     assert frames[-1] == ""

@@ -6,7 +6,7 @@ import numpy as np
 import paddle
 import pytest
 from paddle.vision.models import LeNet
-from trainers import all_bits, bits, make_reader, make_trainer
+from trainers import DropoutNet, all_bits, bits, make_reader, make_trainer
 
 from ppema import ExponentialMovingAverage, update_bn
 from ppema.engine.trainer import Hook
@@ -90,16 +90,17 @@ def test_hooks_end_the_run_even_when_it_breaks_off():
 
 
 class Poison(Hook):
-    """Make the images of some steps NaN."""
+    """Put one bad pixel into the images of some steps."""
 
-    def __init__(self, trainer_reader, steps):
+    def __init__(self, trainer_reader, steps, value=np.nan):
         self.reader, self.steps, self.real = trainer_reader, steps, trainer_reader.batches
+        self.value = value
         trainer_reader.batches = self.batches
 
     def batches(self, epoch, start=0):
         for index, batch in enumerate(self.real(epoch, start)):
             if (epoch - 1) * len(self.reader) + index + 1 in self.steps:
-                batch.image[0, 0, 14, 14] = np.nan
+                batch.image[0, 0, 14, 14] = self.value
             yield batch
 
 
@@ -116,16 +117,39 @@ def test_a_nan_gradient_ends_the_run_before_it_reaches_a_weight_or_an_average():
     assert clean.averages["ema"].num_updates == 0
 
 
-def test_skip_leaves_weights_and_averages_as_they_were():
+@pytest.mark.parametrize("network", [LeNet, DropoutNet])
+def test_skip_leaves_weights_statistics_and_averages_as_they_were(network, caplog):
     reader = make_reader()
     Poison(reader, steps={1})
-    trainer = make_trainer(reader, network=LeNet, non_finite="skip", num_epochs=1)
+    trainer = make_trainer(reader, network=network, non_finite="skip", num_epochs=1)
     before = all_bits(trainer)
     trainer.run_step([next(iter(reader.batches(1)))])
     assert all_bits(trainer) == before
     assert trainer.averages["ema"].num_updates == 0
     assert trainer.step == 1
     assert all(p.grad is None or not p.grad.any() for p in trainer.model.parameters())
+    assert trainer.totals.figures == []
+    assert "is not finite; the step is left out" in caplog.text
+
+
+class BatchNormFirst(paddle.nn.Layer):
+    def __init__(self):
+        super().__init__()
+        self.bn = paddle.nn.BatchNorm2D(1)
+        self.fc = paddle.nn.Linear(784, 10)
+
+    def forward(self, image):
+        return self.fc(self.bn(image).flatten(1))
+
+
+def test_statistics_that_overflow_end_the_run_before_an_average_takes_them_in():
+    reader = make_reader()
+    Poison(reader, steps={2}, value=1e30)
+    trainer = make_trainer(reader, network=BatchNormFirst)
+    with pytest.raises(NonFiniteError, match=r"step 2: .*bn\._(mean|variance) is not finite"):
+        trainer.train()
+    averaged = trainer.averages["ema"].averaged_state_dict()
+    assert all(np.isfinite(tensor.numpy()).all() for tensor in averaged.values())
 
 
 def test_too_many_skips_in_a_row_end_the_run():

@@ -236,7 +236,9 @@ def test_a_bar_shows_on_a_terminal_and_plain_lines_in_the_file(tmp_path, config,
     os.close(leader)
     text = shown.decode()
     assert "100 % " in text
-    assert "\r\x1b[K[####" in text
+    assert re.search(r"\r\x1b\[Kepoch 2/2 \[#+\.*\] +\d+ %  loss [\d.]+  acc [\d.]+  eta ", text)
+    for line in text.splitlines():
+        assert "INFO" not in line or re.search(r"(^|\x1b\[K)\[\d\d/\d\d [\d:]+\] ", line), line
     assert "INFO: Epoch: [" not in text
     assert "INFO: Epoch: [1/2]" in (FOLDER / "train.log").read_text()
 
