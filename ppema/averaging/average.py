@@ -205,8 +205,7 @@ class WeightAverage:
         return {
             "kind": type(self).__name__,
             **self._counters,
-            # Aliases of the storage, which stay right when a later swap exchanges it.
-            "shadow": {name: t.detach() for name, t in self._store.averages().items()},
+            "shadow": self._store.aliases(),
         }
 
     def set_state_dict(self, state: Mapping[str, Any]) -> None:

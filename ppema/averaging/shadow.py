@@ -208,6 +208,13 @@ class ShadowStore:
             for shadow, swap in zip(self.shadows, self._swaps)
         }
 
+    def aliases(self) -> dict[str, Any]:
+        """Return tensors over the memory of the averages, right whatever is swapped later."""
+        return {
+            name: core.eager.Tensor(_storage_of(average))
+            for name, average in self.averages().items()
+        }
+
     def model_state(self) -> dict[str, Any]:
         """Return the model's state with the averages in it, in the model's dtypes, as copies."""
         averages = self.averages()
