@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import inspect
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Mapping, Optional, Sequence
+from typing import Any, Callable, Mapping, Optional, Sequence
 
 import paddle
 
@@ -71,14 +71,16 @@ class RunData:
 
     train: ArrayDataset
     eval: ArrayDataset
+    train_dir: Optional[str]
+    eval_dir: Optional[str]
 
     def facts(self) -> dict[str, Any]:
         """Return what the manifest says of the data, so that a resume takes the same."""
-        parts = {"train": self.train, "eval": self.eval}
-        described = {
-            name: {"source": part.source, "digest": part.digest} for name, part in parts.items()
+        return {
+            "kind": self.eval.kind,
+            "train": _facts_of(self.train, self.train_dir),
+            "eval": _facts_of(self.eval, self.eval_dir),
         }
-        return {"kind": self.eval.kind, **described}
 
 
 def read_config(path: str, overrides: Sequence[str]) -> Config:
@@ -174,14 +176,17 @@ def load_data(config: Config, start: Optional[Checkpoint]) -> RunData:
         DataError: missing, damaged, or other data than the run began with.
     """
     saved = start.manifest["data"] if start is not None else None
+    train_request = _request(config, config.TrainDataset, saved and saved["train"])
+    eval_request = _request(config, config.EvalDataset, saved and saved["eval"])
     train, evaluation = load_datasets(
-        _construct(config, config.TrainDataset),
-        _construct(config, config.EvalDataset),
+        train_request,
+        eval_request,
         config.offline,
         required_kind=saved["kind"] if saved else None,
         required_digests=(saved["train"]["digest"], saved["eval"]["digest"]) if saved else None,
     )
-    return RunData(train, evaluation)
+    folders = [getattr(r, "dataset_dir", None) for r in (train_request, eval_request)]
+    return RunData(train, evaluation, *folders)
 
 
 def load_eval_data(config: Config, manifest: Mapping[str, Any]) -> ArrayDataset:
@@ -192,11 +197,25 @@ def load_eval_data(config: Config, manifest: Mapping[str, Any]) -> ArrayDataset:
     """
     saved = manifest.get("data")
     return load_dataset(
-        _construct(config, config.EvalDataset),
+        _request(config, config.EvalDataset, saved and saved["eval"]),
         config.offline,
         required_kind=saved["kind"] if saved else None,
         required_digest=saved["eval"]["digest"] if saved else None,
     )
+
+
+def _facts_of(dataset: ArrayDataset, folder: Optional[str]) -> dict[str, Any]:
+    absolute = None if folder is None else str(Path(folder).expanduser().absolute())
+    return {"source": dataset.source, "digest": dataset.digest, "dataset_dir": absolute}
+
+
+def _request(config: Config, named: Named, saved: Optional[Mapping[str, Any]]) -> Any:
+    """Return what a dataset section asks for; a run's own folder where it names none."""
+    folder = saved.get("dataset_dir") if saved else None
+    takes_folder = "dataset_dir" in inspect.signature(named.cls).parameters
+    if folder and takes_folder and not named.arguments.get("dataset_dir"):
+        named = replace(named, arguments={**named.arguments, "dataset_dir": folder})
+    return _construct(config, named)
 
 
 def note_on(dataset: ArrayDataset) -> str:
@@ -263,6 +282,7 @@ def make_trainer(
             "seed": config.seed,
             "num_epochs": config.epoch,
             "identity": identity(config),
+            "config_values": config.values(),
             "data": data.facts(),
         },
         evaluate,
@@ -283,7 +303,10 @@ def vdl_folder(config: Config) -> Optional[Path]:
     """Return where VisualDL's records go, None where `use_vdl` is false."""
     if not config.use_vdl:
         return None
-    return Path(config.vdl_log_dir) if config.vdl_log_dir else run_folder(config) / "vdl"
+    if config.vdl_log_dir:
+        # A folder for each run: starting one clears its records, and must not clear another's.
+        return Path(config.vdl_log_dir) / config.name
+    return run_folder(config) / "vdl"
 
 
 def describe_run(
@@ -305,15 +328,11 @@ def describe_run(
     if start is None:
         logger.info("starting: %d epochs, %s steps", config.epoch, f"{num_steps:,}")
         return
-    before = start.manifest["num_epochs"]
-    changed = f" (epoch was {before}, is {config.epoch})" if before != config.epoch else ""
-    logger.info(
-        "continuing %s after step %s of %s%s",
-        start.path,
-        f"{start.step:,}",
-        f"{num_steps:,}",
-        changed,
-    )
+    logger.info("continuing %s after step %s of %s", start.path, start.step, num_steps)
+    before = start.manifest["config_values"]
+    for key, value in config.values().items():
+        if before.get(key) != value:
+            logger.info("changed since then: %s was %s, is %s", key, before.get(key), value)
 
 
 def identity(config: Config) -> dict[str, str]:
@@ -356,12 +375,73 @@ def _make_scheduler(config: Config) -> Optional[Any]:
     return _construct(config, schedulers[0], learning_rate=config.LearningRate.base_lr)
 
 
+def try_one_batch(config: Config, trainer: Trainer, data: RunData) -> None:
+    """Run the model and the loss on two images, so that what does not fit is said before training.
+
+    Leaves weights, statistics, modes and random numbers as they were.
+
+    Raises:
+        ConfigError: the model does not take the images, its classes are not the data's, or the
+            loss is no single number.
+    """
+    model, dataset = trainer.model, data.train
+    generators = paddle.get_rng_state()
+    model.eval()
+    batch = next(make_eval_reader(config, dataset).batches(1))
+    image, label = paddle.to_tensor(batch.image[:2]), paddle.to_tensor(batch.label[:2])
+    num_classes = len(dataset.class_names)
+    try:
+        with paddle.no_grad():
+            logits = _attempt(config, "Model", config.Model.name, lambda: model(image))
+            if list(getattr(logits, "shape", [])) != [len(label), num_classes]:
+                raise config.error(
+                    "Model.num_classes",
+                    f"Model ({config.Model.name}) gives {_shape_of(logits)} for {len(label)} "
+                    f"images, and the data have {num_classes} classes: "
+                    f"[{len(label)},{num_classes}] is needed",
+                )
+            loss = _attempt(
+                config, "Loss", config.Loss.name, lambda: trainer.loss_fn(logits, label)
+            )
+            if not paddle.is_tensor(loss) or loss.size != 1 or not loss.is_floating_point():
+                raise config.error(
+                    "Loss", f"Loss ({config.Loss.name}) gives {_shape_of(loss)}, not one number"
+                )
+    finally:
+        model.train()
+        paddle.set_rng_state(generators)
+
+
+def _attempt(config: Config, path: str, name: str, call: Callable[[], Any]) -> Any:
+    try:
+        return call()
+    # Whatever a class of Paddle's or the user's raises, it does not fit the data.
+    except Exception as error:
+        raise config.error(path, f"{path} ({name}): {_reason(error)}") from error
+
+
+def _shape_of(value: Any) -> str:
+    if not hasattr(value, "shape"):
+        return f"a {type(value).__name__}"
+    return f"[{','.join(map(str, value.shape))}]"
+
+
+def _reason(error: BaseException) -> str:
+    """Return the line of an error that says why: Paddle's come with a page of C++ calls."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    telling = [line for line in lines if "Error: " in line or line.startswith("(")]
+    return (telling or lines or ["refused"])[0][:300]
+
+
 def _construct(config: Config, named: Named, *given: Any, **given_by_name: Any) -> Any:
     try:
         return named.cls(*given, **given_by_name, **named.arguments)
     except ArgumentError as error:
         raise config.error(f"{named.path}.{error.argument}", f"{named.path}.{error}") from None
     # A class of Paddle's or the user's says what is wrong with its arguments in its own way.
-    except (TypeError, ValueError, AssertionError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else "refused"
-        raise config.error(named.path, f"{named.path} ({named.name}): {reason}") from None
+    except Exception as error:
+        reason = _reason(error)
+        # Where the reason names an argument, the line is that argument's.
+        argument = next((key for key in named.arguments if key in reason), "")
+        text = f"{named.path} ({named.name}): {reason}"
+        raise config.error(f"{named.path}.{argument}", text) from error

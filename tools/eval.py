@@ -35,7 +35,7 @@ def main(argv: Sequence[str]) -> int:
     for name in weights.names:
         weights.load(name, model)
         evaluations[name] = evaluate(model, loss_fn, reader)
-    print(table(evaluations, weights.winner))
+    print(table(evaluations, weights.winner, config.select))
     return 0
 
 

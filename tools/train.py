@@ -78,7 +78,8 @@ def train(config: Any, arguments: argparse.Namespace) -> None:
     start = resume.find_start(store, arguments.resume, arguments.overwrite)
     if start is not None:
         if resume.is_finished(start, config.epoch):
-            resume.prepare_folder(store, start)
+            resume.require_own(start, store, config.epoch)
+            resume.prepare_folder(store, start, is_done=True)
             logger.info("%s is finished (epoch %d)", store.folder, start.manifest["epoch"])
             return
         resume.check_identity(start.manifest["identity"], build.identity(config))
@@ -86,10 +87,11 @@ def train(config: Any, arguments: argparse.Namespace) -> None:
     data = build.load_data(config, start)
     signals = StopSignals()
     trainer = build.make_trainer(config, data, store, bar, arguments.eval, signals)
+    build.try_one_batch(config, trainer, data)
     if start is not None:
-        restore(trainer, start)
-    resume.prepare_folder(store, start)
-    log_file.open(store.folder / LOG, append=start is not None)
+        restore(trainer, start, is_own=resume.is_of(start, store))
+    resume.prepare_folder(store, start, is_done=False)
+    log_file.open(store.folder / LOG)
     (store.folder / CONFIG).write_text(config.dump(), encoding="utf-8")
     build.describe_run(config, trainer, data, place, start)
     with signals:

@@ -2,7 +2,7 @@
 
 from .optimizer_state import load_structured_optimizer_state, structured_optimizer_state
 from .run_lock import LOCK, RunLock
-from .store import BEST, FINAL, Checkpoint, CheckpointStore
+from .store import BEST, FINAL, Checkpoint, CheckpointStore, is_checkpoint_folder
 from .strict import load_strictly, require_finite
 from .weight_file import read_weight_file
 
@@ -13,6 +13,7 @@ __all__ = [
     "Checkpoint",
     "CheckpointStore",
     "RunLock",
+    "is_checkpoint_folder",
     "load_strictly",
     "load_structured_optimizer_state",
     "read_weight_file",

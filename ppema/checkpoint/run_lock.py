@@ -25,7 +25,7 @@ class RunLock:
         self._file: Optional[IO[str]] = open(folder / LOCK, "a+", encoding="ascii")  # noqa: SIM115
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        except BlockingIOError:
             self._file.seek(0)
             holder = self._file.read().strip() or "unknown"
             self._file.close()

@@ -22,6 +22,13 @@ BEST = "best_model"
 FINAL = "model_final"
 _STEP_FOLDER = re.compile(r"step_(\d{9})")
 _FORMAT = 1
+# What every reader of a manifest relies on; see engine/hooks.py for the rest.
+_MANIFEST_KEYS = {"step": int, "files": dict}
+
+
+def is_checkpoint_folder(path: Path) -> bool:
+    """Tell whether a folder is named as checkpoints are."""
+    return _STEP_FOLDER.fullmatch(path.name) is not None
 
 
 class Checkpoint:
@@ -29,24 +36,12 @@ class Checkpoint:
 
     Raises:
         CheckpointError: the manifest is missing, torn, or says another step than the folder.
+        StorageError: the disk refuses to read it, which does not mean that it is damaged.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        try:
-            text = (path / MANIFEST).read_text(encoding="utf-8")
-            manifest = json.loads(text)
-        except OSError as error:
-            raise CheckpointError(f"{path / MANIFEST}: {error.strerror or error}") from None
-        except ValueError:
-            raise CheckpointError(f"{path / MANIFEST}: is damaged") from None
-        # Compared as text too, so that a change outside the values is noticed as well.
-        if not isinstance(manifest, dict) or text != _render(manifest):
-            raise CheckpointError(f"{path / MANIFEST}: checksum differs")
-        if manifest.get("format") != _FORMAT:
-            raise CheckpointError(
-                f"{path / MANIFEST}: format {manifest.get('format')}, this ppema reads {_FORMAT}"
-            )
+        manifest = _read_manifest(path / MANIFEST)
         match = _STEP_FOLDER.fullmatch(path.name)
         if match and int(match[1]) != manifest["step"]:
             raise CheckpointError(f"{path / MANIFEST}: is of step {manifest['step']}")
@@ -64,7 +59,7 @@ class Checkpoint:
             CheckpointError: a file is missing or differs.
         """
         for name in self.manifest["files"]:
-            self._verify_file(name)
+            self.verify_file(name)
 
     def read(self, name: str) -> dict[str, Any]:
         """Return the tensors and values of one of its files.
@@ -72,10 +67,15 @@ class Checkpoint:
         Raises:
             CheckpointError: no such file in the manifest, or it differs from its digest.
         """
-        self._verify_file(name)
+        self.verify_file(name)
         return read_weight_file(self.path / name)
 
-    def _verify_file(self, name: str) -> None:
+    def verify_file(self, name: str) -> None:
+        """Compare size and sha256 of one file with the manifest.
+
+        Raises:
+            CheckpointError: the file is missing, differs, or is not in the manifest.
+        """
         facts = self.manifest["files"].get(name)
         if facts is None:
             known = ", ".join(self.manifest["files"])
@@ -84,7 +84,7 @@ class Checkpoint:
         try:
             is_same = file.stat().st_size == facts["size"] and _sha256(file) == facts["sha256"]
         except OSError as error:
-            raise CheckpointError(f"{file}: {error.strerror or error}") from None
+            raise _missing_or_refused(file, error) from None
         if not is_same:
             raise CheckpointError(f"{file}: checksum differs")
 
@@ -100,6 +100,7 @@ class CheckpointStore:
     def __init__(self, folder: Union[str, Path], keep: int) -> None:
         self.folder = Path(folder)
         self._keep = keep
+        self._replaced: set[int] = set()
 
     def steps(self) -> list[int]:
         """Return the steps of all checkpoint folders, newest first, damaged ones included."""
@@ -154,14 +155,15 @@ class CheckpointStore:
         """Commit a checkpoint: `files` maps a name to its role and the maker of its contents.
 
         The contents are made one after another, so that only one is in memory at a time.
-        A whole checkpoint of the same step is left as it is.
+        A whole checkpoint of the same step is left as it is. What `replace_after` named goes once
+        the new one is there.
 
         Raises:
             StorageError: the disk refused; the checkpoints before it still stand.
         """
         target = self.path(step)
         try:
-            if self._is_whole(target):
+            if step not in self._replaced and self._is_whole(target):
                 return target
             self.folder.mkdir(parents=True, exist_ok=True)
             temporary = self.folder / f".tmp-{target.name}"
@@ -176,6 +178,7 @@ class CheckpointStore:
             _remove(target)
             os.rename(temporary, target)
             sync_folder(self.folder)
+            self._drop_replaced(step)
         except OSError as error:
             raise self._storage_error(step, error) from error
         return target
@@ -202,25 +205,30 @@ class CheckpointStore:
             if self.path(step).name not in linked:
                 _remove(self.path(step))
 
-    def clear(self) -> None:
-        """Delete every checkpoint, link and leftover of a save that was interrupted."""
-        self.drop_after(-1)
-        self.clear_leftovers()
+    def replace_after(self, step: int) -> None:
+        """Delete the checkpoints newer than `step` as soon as the next one is saved, not before."""
+        self._replaced = {newer for newer in self.steps() if newer > step}
 
-    def drop_after(self, step: int) -> None:
-        """Delete the checkpoints newer than `step`, and the links that then lead nowhere."""
-        for newer in self.steps():
-            if newer > step:
-                _remove(self.path(newer))
-        for link in (BEST, FINAL):
-            if not (self.folder / link).exists():
-                (self.folder / link).unlink(missing_ok=True)
+    def unlink(self, link: str) -> None:
+        """Take `best_model` or `model_final` away, where it is there."""
+        (self.folder / link).unlink(missing_ok=True)
 
     def clear_leftovers(self) -> None:
         """Delete what a save that was interrupted left behind."""
         if self.folder.is_dir():
             for entry in self.folder.glob(".tmp-*"):
                 _remove(entry)
+
+    def _drop_replaced(self, saved: int) -> None:
+        for step in self._replaced - {saved}:
+            _remove(self.path(step))
+        if self._replaced:
+            for link in (BEST, FINAL):
+                # Links into what was replaced, even where a step of the same number took its place.
+                named = (self.folder / link).resolve().name
+                if named in {self.path(step).name for step in self._replaced}:
+                    self.unlink(link)
+        self._replaced = set()
 
     def _is_whole(self, path: Path) -> bool:
         if not path.is_dir():
@@ -277,8 +285,40 @@ def _render(manifest: Mapping[str, Any]) -> str:
     return json.dumps({**facts, "digest": digest}, indent=1, ensure_ascii=False) + "\n"
 
 
+def _read_manifest(path: Path) -> dict[str, Any]:
+    try:
+        text = path.read_text(encoding="utf-8")
+        manifest: dict[str, Any] = json.loads(text)
+        # Compared as text too, so that a change outside the values is noticed as well.
+        is_whole = isinstance(manifest, dict) and text == _render(manifest)
+    except OSError as error:
+        raise _missing_or_refused(path, error) from None
+    except (ValueError, RecursionError):
+        raise CheckpointError(f"{path}: is damaged") from None
+    if not is_whole:
+        raise CheckpointError(f"{path}: checksum differs")
+    if manifest.get("format") != _FORMAT:
+        found = str(manifest.get("format"))[:20]
+        raise CheckpointError(f"{path}: format {found}, this ppema reads {_FORMAT}")
+    for key, kind in _MANIFEST_KEYS.items():
+        if not isinstance(manifest.get(key), kind):
+            raise CheckpointError(f"{path}: has no {key}")
+    return manifest
+
+
+def _missing_or_refused(path: Path, error: OSError) -> Union[CheckpointError, StorageError]:
+    """Tell a file that is not there from a disk that refuses to read it."""
+    if isinstance(error, (FileNotFoundError, NotADirectoryError, IsADirectoryError)):
+        return CheckpointError(f"{path}: {error.strerror or error}")
+    return StorageError(f"{path}: {reason(error)}")
+
+
 def _remove(path: Path) -> None:
     if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path, ignore_errors=True)
+        # Renamed first: a crash must not leave half of what still looks like a checkpoint.
+        doomed = path.with_name(f".tmp-removed-{path.name.lstrip('.')}")
+        shutil.rmtree(doomed, ignore_errors=True)
+        os.rename(path, doomed)
+        shutil.rmtree(doomed, ignore_errors=True)
     else:
         path.unlink(missing_ok=True)

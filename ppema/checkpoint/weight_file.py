@@ -16,6 +16,8 @@ import paddle
 
 from ..errors import CheckpointError
 
+# Paddle's own limit.
+_MAX_RANK = 9
 # The entry that paddle.save adds beside the weights: Paddle's own names for them.
 _PADDLE_NAMES = "StructuredToParameterName@@"
 _DTYPES = {
@@ -66,7 +68,7 @@ def read_weight_file(path: Union[str, Path]) -> dict[str, Any]:
         raise CheckpointError(f"{path}: is not a Paddle weight file (no table of names)")
     content.pop(_PADDLE_NAMES, None)
     try:
-        state = _materialise(content)
+        state = _materialise(content, {})
     except (TypeError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{path}: is damaged ({_short(error)})") from None
     assert isinstance(state, dict)
@@ -98,6 +100,8 @@ class _StoredArray:
             raise ValueError("an array of something other than numbers")
         if not isinstance(shape, tuple) or not all(type(n) is int and n >= 0 for n in shape):
             raise ValueError("an array with an impossible shape")
+        if len(shape) > _MAX_RANK:
+            raise ValueError(f"an array of {len(shape)} dimensions")
         array = np.frombuffer(content, dtype.to_numpy())
         array = array.reshape(shape, order="F" if is_fortran is True else "C")
         # A copy, because the bytes are read-only and the tensor must own what it holds.
@@ -124,8 +128,23 @@ class _StoredDtype:
         return np.dtype(self.order + self.code)
 
 
-class _NdarrayName:
-    """What `numpy.ndarray` is answered with: a name to hand to `_reconstruct`, nothing more."""
+class _Stub:
+    """Call a function of ours; unlike a plain function, take no state from a file."""
+
+    __slots__ = ("_function",)
+    _function: Callable[..., Any]
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        object.__setattr__(self, "_function", function)
+
+    def __call__(self, *arguments: Any) -> Any:
+        return self._function(*arguments)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        raise ValueError("a function with state")
+
+    def __setstate__(self, state: Any) -> None:
+        raise ValueError("a function with state")
 
 
 def _reconstruct(*_: Any) -> _StoredArray:
@@ -151,10 +170,11 @@ def _make_dict(items: Any = ()) -> dict[Any, Any]:
     return dict(items)
 
 
-_ALLOWED: dict[str, Callable[..., Any]] = {
+_FUNCTIONS: dict[str, Callable[..., Any]] = {
     "numpy._core.multiarray._reconstruct": _reconstruct,
     "numpy.core.multiarray._reconstruct": _reconstruct,
-    "numpy.ndarray": _NdarrayName,
+    # Only ever handed to _reconstruct, which takes no notice of it.
+    "numpy.ndarray": _reconstruct,
     "numpy.dtype": _StoredDtype,
     "_codecs.encode": _encode_latin1,
     "__builtin__.bytes": _make_bytes,
@@ -162,6 +182,9 @@ _ALLOWED: dict[str, Callable[..., Any]] = {
     "builtins.tuple": _make_tuple,
     "collections.OrderedDict": _make_dict,
 }
+
+
+_ALLOWED = {name: _Stub(function) for name, function in _FUNCTIONS.items()}
 
 
 class _Unpickler(pickle.Unpickler):
@@ -172,13 +195,24 @@ class _Unpickler(pickle.Unpickler):
         return _ALLOWED[wanted]
 
 
-def _materialise(value: Any) -> Any:
+def _materialise(value: Any, done: dict[int, Any]) -> Any:
+    """Return the value with tensors in place of stubs; what is shared is made once.
+
+    `done` maps ids to what was made: a file of a few bytes can share one list 2**n times.
+    """
+    if id(value) in done:
+        return done[id(value)]
     if isinstance(value, _StoredArray):
-        return value.to_tensor()
+        done[id(value)] = value.to_tensor()
+        return done[id(value)]
     if isinstance(value, dict):
-        return {_key(key): _materialise(item) for key, item in value.items()}
+        made: Any = {_key(key): _materialise(item, done) for key, item in value.items()}
+        done[id(value)] = made
+        return made
     if isinstance(value, (list, tuple)):
-        return type(value)(_materialise(item) for item in value)
+        made = type(value)(_materialise(item, done) for item in value)
+        done[id(value)] = made
+        return made
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
     raise TypeError(f"holds a {type(value).__name__}")

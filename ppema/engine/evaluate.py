@@ -65,11 +65,14 @@ def choose(evaluations: Mapping[str, Evaluation], select: str) -> str:
     return best
 
 
-def table(evaluations: Mapping[str, Evaluation], chosen: Optional[str] = None) -> str:
+def table(
+    evaluations: Mapping[str, Evaluation], chosen: Optional[str] = None, select: str = "best"
+) -> str:
     """Return the evaluations as lines of text, one a name, the chosen one marked."""
+    mark = "best" if select == "best" else "selected"
     width = max(len(name) for name in evaluations)
     return "\n".join(
-        f"{name:<{width}}  {evaluation}" + ("  <- best" if name == chosen else "")
+        f"{name:<{width}}  {evaluation}" + (f"  <- {mark}" if name == chosen else "")
         for name, evaluation in evaluations.items()
     )
 

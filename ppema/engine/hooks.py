@@ -86,7 +86,7 @@ class EvaluateHook(Hook):
         note: str = "",
         is_enabled: bool = True,
     ) -> None:
-        self._reader, self._recorder = reader, recorder
+        self._reader, self.recorder = reader, recorder
         self._select, self._note, self._is_enabled = select, note, is_enabled
         self.evaluations: dict[str, Evaluation] = {}
         self.winner: Optional[str] = None
@@ -103,7 +103,7 @@ class EvaluateHook(Hook):
         self.evaluations = evaluations
         self.winner = choose(evaluations, self._select)
         for name, evaluation in evaluations.items():
-            self._recorder.write(
+            self.recorder.write(
                 {
                     "step": trainer.step,
                     "epoch": trainer.epoch,
@@ -121,7 +121,7 @@ class EvaluateHook(Hook):
             trainer.epoch,
             trainer.step,
             self._note,
-            table(evaluations, self.winner),
+            table(evaluations, self.winner, self._select),
         )
 
     def state_dict(self) -> dict[str, Any]:
@@ -131,10 +131,6 @@ class EvaluateHook(Hook):
     def set_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take the best so far back."""
         self.best = dict(state["best"])
-
-    def forget_best(self) -> None:
-        """Begin anew, where the best so far is of another run's folder."""
-        self.best = {}
 
 
 class CheckpointHook(Hook):
@@ -175,6 +171,8 @@ class CheckpointHook(Hook):
     def save(self, trainer: Trainer) -> None:
         """Commit a checkpoint of where the trainer stands."""
         trainer.refresh_averages()
+        # The record of truth must not be behind a checkpoint that survives a power cut.
+        self._evaluate.recorder.sync()
         evaluate = self._evaluate
         facts = {
             "epoch": trainer.epoch,

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
+import logging
+import math
 import os
 import warnings
 from pathlib import Path
 from typing import Any, Iterator, Mapping, Optional
+
+logger = logging.getLogger(__name__)
 
 METRICS = "metrics.jsonl"
 
@@ -43,9 +47,16 @@ class Recorder:
     def write(self, record: Mapping[str, Any]) -> None:
         """Append one record; it is in the file when this returns."""
         with open(self._path, "a", encoding="utf-8") as file:
-            file.write(json.dumps(record) + "\n")
+            # NaN is not JSON; null is.
+            file.write(json.dumps(_without_nan(record), allow_nan=False) + "\n")
         if self._view is not None:
-            self._view.show(record)
+            self._view.show(_without_nan(record))
+
+    def sync(self) -> None:
+        """Wait until the disk has all records."""
+        if self._path.exists():
+            with open(self._path, "rb") as file:
+                os.fsync(file.fileno())
 
     def close(self) -> None:
         """Flush the view."""
@@ -88,21 +99,50 @@ class VisualDLView:
             for name, value in record[kind].items():
                 self._add("train", f"{name}/{kind}", value, record["step"])
 
-    def _add(self, curve: str, tag: str, value: float, step: int) -> None:
+    def _add(self, curve: str, tag: str, value: Optional[float], step: int) -> None:
+        if value is None:
+            return
         if curve not in self._writers:
             self._writers[curve] = _log_writer_class()(logdir=str(self._folder / curve))
         self._writers[curve].add_scalar(tag=tag, step=step, value=value)
 
 
 def read_records(path: Path) -> Iterator[dict[str, Any]]:
-    """Yield the records of a metrics.jsonl, up to a line that a crash tore."""
+    """Yield the records of a metrics.jsonl, up to the first line that is none.
+
+    A crash tears the last line; anything else there is said in a warning.
+    """
     if not path.exists():
         return
-    for line in path.read_text(encoding="utf-8").splitlines():
+    lines = path.read_bytes().splitlines()
+    for number, line in enumerate(lines, start=1):
         try:
-            yield json.loads(line)
-        except ValueError:
+            record = json.loads(line)
+        except (ValueError, RecursionError):
+            record = None
+        if not _is_record(record):
+            if number < len(lines):
+                logger.warning(
+                    "%s:%d: is no record; it and all after it are left out", path, number
+                )
             return
+        yield record
+
+
+def _is_record(record: Any) -> bool:
+    if not isinstance(record, dict) or type(record.get("step")) is not int:
+        return False
+    if record.get("split") == "train":
+        return all(key in record for key in ("loss", "lr", "ips", "decay", "distance"))
+    return record.get("split") == "eval" and all(
+        key in record for key in ("average", "top1", "top2", "loss")
+    )
+
+
+def _without_nan(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _without_nan(item) for key, item in value.items()}
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _log_writer_class() -> Any:

@@ -9,6 +9,7 @@ from typing import Any, Mapping, Optional
 from ..checkpoint import BEST, FINAL, Checkpoint, CheckpointStore
 from ..errors import CheckpointError, ConfigError
 from .record import METRICS
+from .run_folder import LOG
 
 logger = logging.getLogger(__name__)
 
@@ -32,13 +33,13 @@ def find_start(
                 "or start again with --overwrite"
             )
         return None
-    if resume == "auto":
+    if resume == "auto" or Path(resume).resolve() == store.folder.resolve():
         checkpoint = store.newest()
         if checkpoint is None:
             logger.info("no checkpoint in %s; starting", store.folder)
         return checkpoint
     checkpoint = find_checkpoint(Path(resume))
-    is_own = checkpoint.path.parent.resolve() == store.folder.resolve()
+    is_own = is_of(checkpoint, store)
     newer = [step for step in steps if not is_own or step > checkpoint.step]
     if newer and not overwrite:
         raise ConfigError(
@@ -75,6 +76,19 @@ def is_finished(checkpoint: Checkpoint, num_epochs: int) -> bool:
     )
 
 
+def require_own(checkpoint: Checkpoint, store: CheckpointStore, num_epochs: int) -> None:
+    """Refuse to call this run finished because another one is.
+
+    Raises:
+        ConfigError: the checkpoint is of another folder.
+    """
+    if not is_of(checkpoint, store):
+        raise ConfigError(
+            f"{checkpoint.path} is of epoch {checkpoint.manifest['epoch']} already, and the config "
+            f"says epoch: {num_epochs}; set a larger epoch to train on from it"
+        )
+
+
 def check_identity(saved: Mapping[str, Any], current: Mapping[str, Any]) -> None:
     """Refuse to continue with another model, optimizer or schedule.
 
@@ -90,20 +104,29 @@ def check_identity(saved: Mapping[str, Any], current: Mapping[str, Any]) -> None
             )
 
 
-def prepare_folder(store: CheckpointStore, start: Optional[Checkpoint]) -> None:
-    """Drop what the run will write anew: the checkpoints after `start`, or all without one.
+def is_of(checkpoint: Checkpoint, store: CheckpointStore) -> bool:
+    """Tell whether the checkpoint is one of this run's own folder."""
+    return checkpoint.path.parent.resolve() == store.folder.resolve()
 
-    Links that a crash left behind or ahead are put back to what the checkpoint says.
+
+def prepare_folder(store: CheckpointStore, start: Optional[Checkpoint], is_done: bool) -> None:
+    """Make the folder ready to go on from `start`, or to start anew without one.
+
+    Checkpoints after `start` go once the next is saved. Links that a crash left behind or ahead
+    are put back to what the checkpoint says; `model_final` is only there once a run `is_done`.
     """
     store.clear_leftovers()
-    if start is None or start.path.parent.resolve() != store.folder.resolve():
-        store.clear()
-        # The figures of another run would stand among those of this one.
-        (store.folder / METRICS).unlink(missing_ok=True)
+    if start is None or not is_of(start, store):
+        store.replace_after(-1)
+        # The figures and words of another run would stand among those of this one.
+        for name in (METRICS, LOG):
+            (store.folder / name).unlink(missing_ok=True)
         return
-    store.drop_after(start.step)
+    store.replace_after(start.step)
     best = start.manifest["best"]
     if best and store.path(best["step"]).is_dir():
         store.link(BEST, best["step"])
-    if start.manifest["is_run_end"]:
+    if is_done:
         store.link(FINAL, start.step)
+    else:
+        store.unlink(FINAL)

@@ -69,9 +69,9 @@ class LateLogFile(logging.Handler):
         """Keep a record."""
         self._kept.append(record)
 
-    def open(self, path: Path, append: bool) -> None:
-        """Write what was kept to `path`, and all that follows."""
-        file = _StrictFileHandler(path, mode="a" if append else "w", encoding="utf-8")
+    def open(self, path: Path) -> None:
+        """Append what was kept to `path`, and all that follows."""
+        file = _StrictFileHandler(path, encoding="utf-8")
         file.setFormatter(self.formatter)
         logger = logging.getLogger("ppema")
         logger.removeHandler(self)

@@ -55,11 +55,12 @@ def checkpoint_files(trainer: Trainer) -> dict[str, tuple[str, Callable[[], Any]
     return files
 
 
-def restore(trainer: Trainer, checkpoint: Checkpoint) -> None:
+def restore(trainer: Trainer, checkpoint: Checkpoint, is_own: bool = True) -> None:
     """Put model, optimizer, averages, schedule, generators and place in the epoch back.
 
     An average that the checkpoint lacks starts from the weights loaded; one that the trainer
-    lacks is dropped; both with a line in the log.
+    lacks is dropped; both with a line in the log. Hooks remember only what is of this run's own
+    folder (`is_own`): the best of another one is not to be found here.
 
     Raises:
         CheckpointError: a file is damaged or does not fit.
@@ -75,12 +76,12 @@ def restore(trainer: Trainer, checkpoint: Checkpoint) -> None:
     state = checkpoint.read(STATE_FILE)
     _restore_averages(trainer.averages, state["averages"], checkpoint)
     if trainer.lr_scheduler is not None:
-        trainer.lr_scheduler.set_state_dict(state["lr_scheduler"])
-        trainer.optimizer.set_lr_scheduler(trainer.lr_scheduler)
+        # Paddle's own state_dict leaves out fields that some schedules need (T_cur, say).
+        vars(trainer.lr_scheduler).update(state["lr_scheduler"])
     if trainer.scaler is not None and state["scaler"]:
         trainer.scaler.load_state_dict(state["scaler"])
     for hook in trainer.hooks:
-        if hook.name in state["hooks"]:
+        if is_own and hook.name in state["hooks"]:
             hook.set_state_dict(state["hooks"][hook.name])
     for key in _PROGRESS:
         setattr(trainer, key, state["progress"][key])
@@ -88,11 +89,11 @@ def restore(trainer: Trainer, checkpoint: Checkpoint) -> None:
 
 
 def _trainer_state(trainer: Trainer) -> dict[str, Any]:
-    schedule = trainer.lr_scheduler.state_dict() if trainer.lr_scheduler else {}
+    schedule = vars(trainer.lr_scheduler) if trainer.lr_scheduler else {}
     return {
         "progress": {key: getattr(trainer, key) for key in _PROGRESS},
         "averages": {name: _average_state(avg) for name, avg in trainer.averages.items()},
-        "lr_scheduler": _plain(schedule),
+        "lr_scheduler": _plain(schedule, skip_others=True),
         "scaler": _plain(trainer.scaler.state_dict()) if trainer.scaler else {},
         "hooks": {hook.name: _plain(hook.state_dict()) for hook in trainer.hooks if hook.name},
         "rng": rng_to_json(),
@@ -152,12 +153,25 @@ def _finite(state: dict[str, Any]) -> dict[str, Any]:
     return state
 
 
-def _plain(value: Any) -> Any:
-    """Return the value in Python's own types: only those may stand in a checkpoint."""
+def _plain(value: Any, skip_others: bool = False) -> Any:
+    """Return the value in Python's own types: only those may stand in a checkpoint.
+
+    Raises:
+        TypeError: it holds something else, and `skip_others` does not say to leave that out.
+    """
     if isinstance(value, Mapping):
-        return {key: _plain(item) for key, item in value.items()}
+        items = {key: item for key, item in value.items() if not skip_others or _is_plain(item)}
+        return {key: _plain(item) for key, item in items.items()}
     if isinstance(value, (list, tuple)):
         return [_plain(item) for item in value]
     if isinstance(value, np.generic):
         return value.item()
+    if not _is_plain(value):
+        raise TypeError(f"a checkpoint cannot hold a {type(value).__name__}")
     return value
+
+
+def _is_plain(value: Any) -> bool:
+    return value is None or isinstance(
+        value, (bool, int, float, str, np.generic, Mapping, list, tuple)
+    )

@@ -12,6 +12,7 @@ from ..checkpoint import (
     FINAL,
     Checkpoint,
     CheckpointStore,
+    is_checkpoint_folder,
     load_strictly,
     read_weight_file,
 )
@@ -67,6 +68,8 @@ def find_weights(weights: Optional[str], run_folder: Path, average: str) -> Weig
         ConfigError: there is no average of this name.
     """
     path = Path(weights) if weights is not None else run_folder
+    if weights is not None and not (weights and path.exists()):
+        raise CheckpointError(f"{weights!r}: no such run folder, checkpoint or weight file")
     if path.is_file():
         return _find_in_file(path, average)
     if (path / "manifest.json").exists():
@@ -88,7 +91,7 @@ def find_weights(weights: Optional[str], run_folder: Path, average: str) -> Weig
 
 def _find_in_run(folder: Path) -> tuple[Checkpoint, str]:
     store = CheckpointStore(folder, keep=1)
-    for link, why in ((BEST, "the run's best"), (FINAL, "the run's last; none was evaluated")):
+    for link, why in ((BEST, "the run's best"), (FINAL, "the run's last; it has no best")):
         checkpoint = store.linked(link)
         if checkpoint is not None:
             return checkpoint, why
@@ -97,14 +100,26 @@ def _find_in_run(folder: Path) -> tuple[Checkpoint, str]:
         raise CheckpointError(
             f"{folder}: holds no checkpoint; train first, or name one with -o weights=…"
         )
-    return newest, "the newest; the run is not finished and was not evaluated"
+    return newest, "the newest; the run is not finished and has no best"
 
 
 def _find_in_file(path: Path, average: str) -> Weights:
     if average != ALL:
         raise ConfigError(f"--average {average}: {path} is a single file, not a checkpoint")
-    manifest: Mapping[str, Any] = {}
-    if (path.parent / "manifest.json").exists():
-        manifest = Checkpoint(path.parent.resolve()).manifest
-    step = f", step {manifest['step']}" if manifest else ""
-    return Weights(f"{path}{step}", (path.stem,), manifest, None, None, path)
+    checkpoint = _checkpoint_around(path)
+    if checkpoint is None:
+        return Weights(str(path), (path.stem,), {}, None, None, path)
+    checkpoint.verify_file(path.name)
+    described = f"{path}, step {checkpoint.step}"
+    return Weights(described, (path.stem,), checkpoint.manifest, None, None, path)
+
+
+def _checkpoint_around(path: Path) -> Optional[Checkpoint]:
+    """Return the checkpoint that a file is of, None where it merely lies beside some manifest."""
+    try:
+        checkpoint = Checkpoint(path.parent.resolve())
+    except CheckpointError:
+        if is_checkpoint_folder(path.parent.resolve()):
+            raise
+        return None
+    return checkpoint if path.name in checkpoint.manifest["files"] else None

@@ -125,10 +125,75 @@ def test_an_interrupted_save_is_not_a_checkpoint(three):
     assert not list(three.folder.glob(".tmp-*"))
 
 
-def test_clear_leaves_no_checkpoint(three):
-    three.link(BEST, 10)
-    three.clear()
-    assert os.listdir(three.folder) == []
+def test_what_is_replaced_goes_only_once_the_next_is_saved(three):
+    three.link(BEST, 30)
+    three.link(FINAL, 10)
+    three.replace_after(10)
+    assert three.steps() == [30, 20, 10]
+    three.save(20, files(21), {})
+    assert three.steps() == [20, 10]
+    assert three.newest().read("model.pdparams")["w"][0] == 21.0
+    assert three.linked(BEST) is None
+    assert three.linked(FINAL).step == 10
+    three.save(30, files(31), {})
+    assert three.steps() == [30, 20, 10]
+
+
+def test_a_disk_that_refuses_to_read_is_not_a_damaged_checkpoint(three, monkeypatch):
+    def refuse(path):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(store, "_sha256", refuse)
+    with pytest.raises(StorageError, match=r"model\.pdparams: permission denied"):
+        three.newest()
+
+
+@pytest.mark.parametrize(
+    "text", ["[" * 200_000, '"\\ud800"', "[]", "3", "null", '{"step": 30, "format": 1}']
+)
+def test_a_manifest_of_anything_else_is_damaged(three, text):
+    (three.path(30) / "manifest.json").write_text(text)
+    assert three.newest().step == 20
+
+
+@pytest.mark.parametrize("key", ["step", "files"])
+def test_a_manifest_without_what_every_reader_needs_is_damaged(three, key):
+    path = three.path(30) / "manifest.json"
+    facts = json.loads(path.read_text())
+    facts.pop(key)
+    path.write_text(store._render(facts))
+    assert three.newest().step == 20
+
+
+def test_the_disk_is_waited_for_before_a_checkpoint_gets_its_name(tmp_path, monkeypatch):
+    events = []
+    real = {name: getattr(os, name) for name in ("fsync", "rename", "replace")}
+
+    def record(name):
+        def call(*arguments):
+            if name == "fsync":
+                path = os.readlink(f"/proc/self/fd/{arguments[0]}")
+                events.append(("fsync", os.path.basename(path)))
+            else:
+                events.append((name, os.path.basename(str(arguments[1]))))
+            return real[name](*arguments)
+
+        return call
+
+    for name in real:
+        monkeypatch.setattr(os, name, record(name))
+    saved = CheckpointStore(tmp_path / "run", keep=3)
+    saved.save(7, files(7), {})
+    saved.link(BEST, 7)
+    assert events == [
+        ("fsync", "model.pdparams"),
+        ("fsync", "manifest.json"),
+        ("fsync", ".tmp-step_000000007"),
+        ("rename", "step_000000007"),
+        ("fsync", "run"),
+        ("replace", "best_model"),
+        ("fsync", "run"),
+    ]
 
 
 HOLD_LOCK = """

@@ -122,6 +122,39 @@ def test_what_is_no_weight_file_is_said_in_one_line(tmp_path, content, message):
     assert "\n" not in str(caught.value)
 
 
+def shared_lists(depth):
+    value = [0.0]
+    for _ in range(depth):
+        value = [value, value]
+    return value
+
+
+def test_a_small_file_cannot_become_a_large_one(tmp_path):
+    path = tmp_path / "w.pdparams"
+    path.write_bytes(pickle.dumps({"w": shared_lists(60)}))
+    assert path.stat().st_size < 1000
+    assert len(read_weight_file(path)["w"]) == 2
+
+
+def test_an_array_of_too_many_dimensions_is_refused(tmp_path):
+    path = tmp_path / "w.pdparams"
+    path.write_bytes(pickle.dumps({"w": np.zeros([1] * 12)}))
+    with pytest.raises(CheckpointError, match="an array of 12 dimensions"):
+        read_weight_file(path)
+
+
+def test_a_file_cannot_leave_state_behind_for_the_next(tmp_path):
+    evil, good = tmp_path / "evil.pdparams", tmp_path / "good.pdparams"
+    # BUILD on what numpy's _reconstruct is answered with, with a state of (None, {name: 1}).
+    name = b"cnumpy.core.multiarray\n_reconstruct\n"
+    state = b"N}X\x0c\x00\x00\x00__defaults__K\x01s\x86"
+    evil.write_bytes(b"\x80\x02" + name + state + b"b.")
+    with pytest.raises(CheckpointError, match="a function with state"):
+        read_weight_file(evil)
+    paddle.save({"w": paddle.ones([2])}, str(good))
+    assert read_weight_file(good)["w"].tolist() == [1.0, 1.0]
+
+
 def test_a_folder_and_a_missing_file_are_named(tmp_path):
     with pytest.raises(CheckpointError, match="is a directory, not a Paddle weight file"):
         read_weight_file(tmp_path)

@@ -163,6 +163,7 @@ def test_where_a_run_starts_depends_on_what_the_folder_holds(tmp_path):
         find_start(store, str(store.path(5)), False)
     assert find_start(store, str(store.path(5)), True).step == 5
     assert find_start(nothing, str(store.folder), False).step == 10
+    assert find_start(store, str(store.folder), False).step == 10
     with pytest.raises(CheckpointError, match="no such run folder or checkpoint"):
         find_start(nothing, str(tmp_path / "typo"), False)
     with pytest.raises(CheckpointError, match="holds no checkpoint"):
@@ -182,17 +183,49 @@ def test_links_that_a_crash_left_wrong_are_put_back(tmp_path):
     best = store.newest().manifest["best"]["step"]
     store.link(BEST, 10 if best == 5 else 5)
     (tmp_path / FINAL).unlink()
-    prepare_folder(store, store.newest())
+    prepare_folder(store, store.newest(), is_done=True)
     assert store.linked(BEST).step == best
     assert store.linked(FINAL).step == 10
 
 
-def test_starting_anew_clears_the_old_checkpoints(tmp_path):
-    store = finished_run(tmp_path)
-    prepare_folder(store, None)
-    assert store.steps() == []
+def test_starting_anew_drops_the_old_run_only_once_the_new_one_is_saved(tmp_path):
+    finished_run(tmp_path)
+    trainer, store = saving_trainer(tmp_path, snapshot_iter=3, num_epochs=1)
+    prepare_folder(store, None, is_done=False)
     assert not (tmp_path / "metrics.jsonl").exists()
-    assert not (tmp_path / BEST).is_symlink()
+    assert store.steps() == [10, 5]
+    trainer.train()
+    assert store.steps() == [5, 3]
+    assert store.linked(BEST).step == store.linked(FINAL).step == 5
+    assert store.newest().manifest["is_run_end"]
+
+
+def test_a_longer_run_has_no_final_model_until_it_ends(tmp_path):
+    store = finished_run(tmp_path)
+    prepare_folder(store, store.newest(), is_done=False)
+    assert store.linked(FINAL) is None
+    assert store.linked(BEST) is not None
+
+
+def test_a_part_without_evaluation_does_not_forget_the_best(tmp_path):
+    first, store = saving_trainer(tmp_path, num_epochs=1)
+    first.train()
+    best = store.newest().manifest["best"]
+    blind, store = saving_trainer(tmp_path, num_epochs=2)
+    blind.hooks[0]._is_enabled = False
+    restore(blind, store.newest())
+    blind.train()
+    assert store.newest().manifest["best"] == best
+    assert store.linked(BEST).step == best["step"] == 5
+
+
+def test_the_best_of_another_folder_is_not_the_best_here(tmp_path):
+    first, store = saving_trainer(tmp_path / "a", num_epochs=1)
+    first.train()
+    second, _ = saving_trainer(tmp_path / "b")
+    restore(second, store.newest(), is_own=False)
+    assert second.step == 5
+    assert second.hooks[0].best == {}
 
 
 def test_another_class_is_named():

@@ -100,6 +100,56 @@ def test_a_bad_config_gives_its_line_and_2(run_tool, tmp_path, content, message)
 
 
 @pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        (
+            "Model.num_classes=5",
+            "-o Model.num_classes: Model (LeNet) gives [2,5] for 2 images, and the data have "
+            "10 classes: [2,10] is needed",
+        ),
+        ("Model.num_classes=0", "Model (LeNet) gives [2,16,5,5] for 2 images"),
+        ("Loss.reduction=none", "Loss (CrossEntropyLoss) gives [2], not one number"),
+        ("Loss.axis=7", "Loss (CrossEntropyLoss): "),
+        ("Loss.soft_label=true", "Loss (CrossEntropyLoss): "),
+        ("Loss={name: paddle.nn.MSELoss}", "Loss (paddle.nn.MSELoss): "),
+    ],
+)
+def test_what_does_not_fit_the_data_is_said_before_training(run_tool, config, override, message):
+    line = line_of(run_tool("train", "-c", config("lenet_digits"), "-o", override), 2)
+    assert message in line
+    assert not Path("output").exists()
+
+
+def test_overwrite_keeps_the_old_run_where_the_new_one_cannot_start(run_tool, config, run_folder):
+    steps = sorted(run_folder.glob("step_*"))
+    result = run_tool(
+        "train", "-c", config("lenet_mnist"), "--overwrite", "-o", "Model.num_classes=5"
+    )
+    assert line_of(result, 2).startswith("-o Model.num_classes: Model (LeNet) gives [2,5]")
+    assert sorted(run_folder.glob("step_*")) == steps
+    assert (run_folder / "metrics.jsonl").exists()
+
+
+def test_an_error_of_a_user_s_own_code_is_one_line_with_its_place(
+    run_tool, config, tmp_path, monkeypatch
+):
+    (tmp_path / "broken_nets.py").write_text(
+        "import paddle\n"
+        "class Net(paddle.nn.Layer):\n"
+        "    def __init__(self):\n"
+        "        super().__init__()\n"
+        "        self.fc = paddle.nn.Linear(784, 10)\n"
+        "    def forward(self, x):\n"
+        "        if self.training: raise KeyError('no such layer')\n"
+        "        return self.fc(x.flatten(1))\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    result = run_tool("train", "-c", config("lenet_digits"), "-o", "Model.name=broken_nets.Net")
+    line = line_of(result, 1)
+    assert "broken_nets.py:7: KeyError: 'no such layer' (set PPEMA_TRACEBACK=1" in line
+
+
+@pytest.mark.parametrize(
     ("content", "message"),
     [
         (b"epoch: 5 \xe9", "lenet.yml: not UTF-8 (byte 9)"),
@@ -238,7 +288,7 @@ def test_bad_weights_give_their_line_and_3(run_tool, config, run_folder):
         ("evil.pdparams", "evil.pdparams: asks to import posix.system, which no checkpoint may"),
         ("torch.pdparams", "torch.pdparams: is not a Paddle weight file: it is a zip archive"),
         ("text.pdparams", "text.pdparams: is not a Paddle weight file"),
-        ("none.pdparams", "none.pdparams: holds no checkpoint"),
+        ("none.pdparams", "'none.pdparams': no such run folder, checkpoint or weight file"),
         ("data", "data: holds no checkpoint"),
         ("optimizer.pdopt", "optimizer.pdopt: 0 of 10 fit; missing: features.0.weight"),
     ]:
@@ -266,8 +316,14 @@ def test_other_data_on_resume_is_refused_with_3(run_tool, config, run_folder, tm
     write_mnist(tmp_path / "other", num_images=90)
     result = train_on(run_tool, config, tmp_path / "other", "-r", "auto", "-o", "epoch=2")
     assert "these are not the data of the run" in line_of(result, 3)
+    # The run's own folder is taken where none is named; without it, nothing else will do.
+    own = run_tool("eval", "-c", config("lenet_mnist"))
+    assert own.code == 0, own.err
+    shutil.rmtree(tmp_path / "data")
     gone = run_tool("eval", "-c", config("lenet_mnist"))
-    assert "the run was trained on MNIST, but only the embedded digits" in line_of(gone, 3)
+    assert str(tmp_path / "data") in line_of(gone, 3)
+    manifest = json.loads((run_folder / "model_final/manifest.json").read_text())
+    assert manifest["data"]["eval"]["dataset_dir"] == str(tmp_path / "data")
 
 
 def test_every_checkpoint_bad_gives_its_line_and_3(run_tool, config, run_folder, tmp_path):

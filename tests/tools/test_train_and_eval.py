@@ -141,7 +141,8 @@ def test_a_resumed_run_ends_with_the_bits_of_the_uninterrupted_one(trained, run_
     second = run_tool("train", "-c", config("lenet_digits"), "--eval", *SHORT, "-r", "auto")
     assert second.code == 0, second.err
     assert "continuing " in second.out
-    assert "(epoch was 1, is 2)" in second.out
+    assert "changed since then: epoch was 1, is 2" in second.out
+    assert "changed since then: snapshot_iter was 3, is 0" in second.out
     for left, right in zip(bits_of_run(Path("straight")), bits_of_run(FOLDER)):
         assert list(left) == list(right)
         assert all(left[name].numpy().tobytes() == right[name].numpy().tobytes() for name in left)
@@ -201,7 +202,7 @@ def test_use_vdl_can_be_switched_from_the_command_line(run_tool, config, flag, h
 
 def test_vdl_log_dir_says_where_the_records_go(run_tool, config):
     run_tool("train", "-c", config("lenet_digits"), *SHORT, "--vdl_log_dir", "elsewhere")
-    assert list(Path("elsewhere/train").iterdir())
+    assert list(Path("elsewhere/lenet_digits/train").iterdir())
     assert not (FOLDER / "vdl").exists()
 
 
