@@ -119,6 +119,14 @@ def test_update_every_keeps_the_window():
     assert average == pytest.approx([1 - 0.9**6] * 2, rel=1e-6)
 
 
+def test_register_forgets_the_decays_that_update_every_left_out():
+    model = paddle.nn.Linear(1, 1)
+    ema = ExponentialMovingAverage(model, 0.9, False, update_every=2)
+    ema.update()
+    ema.register()
+    assert [ema.update(), ema.update()] == [1.0, pytest.approx(0.81)]
+
+
 def test_float64_weights_have_float64_shadows():
     model = paddle.nn.Linear(2, 2)
     model.to(dtype="float64")

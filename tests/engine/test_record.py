@@ -55,6 +55,26 @@ def test_starting_at_a_step_drops_later_records_and_a_torn_line(tmp_path):
     assert [json.loads(line)["step"] for line in lines] == [2, 4, *[5] * 7]
 
 
+@pytest.mark.parametrize("line", [b"\xff\xfe", b'{"a": 1}', b"3", b'{"step": 4, "split": "eval"}'])
+def test_a_damaged_line_ends_the_record_with_a_warning(tmp_path, line, caplog):
+    train(tmp_path)
+    path = tmp_path / "metrics.jsonl"
+    lines = path.read_bytes().splitlines()
+    path.write_bytes(b"\n".join([*lines[:3], line, *lines[3:]]))
+    Recorder(tmp_path, None).start(5)
+    assert path.read_bytes().splitlines() == lines[:3]
+    assert "metrics.jsonl:4: is no record" in caplog.text
+
+
+def test_a_figure_that_is_no_number_is_null(tmp_path):
+    recorder = Recorder(tmp_path, tmp_path / "vdl")
+    record = {"step": 1, "split": "train", "loss": float("nan"), "lr": 0.1, "ips": 1.0}
+    recorder.write({**record, "decay": {}, "distance": {"ema": float("inf")}})
+    recorder.close()
+    (found,) = read_records(tmp_path / "metrics.jsonl")
+    assert (found["loss"], found["distance"]["ema"], found["lr"]) == (None, None, 0.1)
+
+
 def read_scalars(folder, tag):
     from visualdl import LogReader
 

@@ -11,12 +11,16 @@ from trainers import all_bits, make_reader, make_trainer
 
 from ppema import ExponentialMovingAverage
 from ppema.checkpoint import BEST, FINAL, CheckpointStore
+from ppema.engine import hooks
 from ppema.engine.hooks import CheckpointHook, EvaluateHook
 from ppema.engine.record import Recorder, read_records
 from ppema.engine.resume import check_identity, find_start, is_finished, prepare_folder
+from ppema.engine.rng import rng_from_json, rng_to_json
 from ppema.engine.run_state import restore
 from ppema.engine.trainer import Hook
-from ppema.errors import CheckpointError, ConfigError
+from ppema.errors import CheckpointError, ConfigError, NonFiniteError
+from ppema.metrics import Evaluation
+from ppema.optim import OPTIMIZERS, SCHEDULERS
 
 
 class Stop(Hook):
@@ -74,6 +78,91 @@ def test_a_run_that_switches_goes_on_as_if_not_stopped_between_epochs(tmp_path):
         restore(resumed, store.newest())
         resumed.train()
         assert all_bits(resumed) == all_bits(straight)
+
+
+SCHEDULES = {
+    "CosineAnnealingDecay": {"T_max": 7},
+    "CosineAnnealingWarmRestarts": {"T_0": 4},
+    "ExponentialDecay": {"gamma": 0.9},
+    "InverseTimeDecay": {"gamma": 0.1},
+    "LinearLR": {"total_steps": 8},
+    "LinearWarmup": {"warmup_steps": 4, "start_lr": 0.0, "end_lr": 0.01},
+    "MultiStepDecay": {"milestones": [2, 6]},
+    "NaturalExpDecay": {"gamma": 0.1},
+    "PolynomialDecay": {"decay_steps": 8},
+    "StepDecay": {"step_size": 3},
+}
+
+
+def resumed_at_step_3_equals_uninterrupted(folder, change):
+    def make(name, stop=None):
+        trainer, store = saving_trainer(folder / name, stop=stop, network=LeNet)
+        change(trainer)
+        return trainer, store
+
+    straight, _ = make("straight")
+    straight.train()
+    broken, store = make("broken", stop=3)
+    with pytest.raises(KeyboardInterrupt):
+        broken.train()
+    resumed, _ = make("broken")
+    restore(resumed, store.newest())
+    resumed.train()
+    return all_bits(resumed) == all_bits(straight)
+
+
+@pytest.mark.parametrize("name", SCHEDULERS)
+def test_every_schedule_goes_on_where_it_was(tmp_path, name):
+    def change(trainer):
+        trainer.lr_scheduler = SCHEDULERS[name](learning_rate=0.01, **SCHEDULES[name])
+        trainer.optimizer.set_lr_scheduler(trainer.lr_scheduler)
+
+    assert resumed_at_step_3_equals_uninterrupted(tmp_path, change)
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_every_optimizer_goes_on_where_it_was(tmp_path, name):
+    def change(trainer):
+        arguments = {"parameters": trainer.model.parameters(), "learning_rate": 0.01}
+        if name == "ASGD":
+            arguments["batch_num"] = 2
+        trainer.lr_scheduler = None
+        trainer.optimizer = OPTIMIZERS[name](**arguments)
+
+    assert resumed_at_step_3_equals_uninterrupted(tmp_path, change)
+
+
+def test_non_finite_weights_are_not_saved(tmp_path):
+    trainer, store = saving_trainer(tmp_path)
+    trainer.model.body[2]._mean[0] = float("nan")
+    with pytest.raises(NonFiniteError, match=r"body\.2\._mean holds NaN; refusing to save"):
+        trainer.hooks[1].save(trainer)
+    assert store.steps() == []
+
+
+def test_random_numbers_that_paddle_takes_but_does_not_give_back_are_refused(monkeypatch):
+    text = rng_to_json()
+    monkeypatch.setattr(paddle, "set_rng_state", lambda generators: None)
+    paddle.rand([1])
+    with pytest.raises(CheckpointError, match="random number generators cannot be restored"):
+        rng_from_json(text)
+
+
+def test_the_earlier_of_two_equal_evaluations_stays_the_best(tmp_path, monkeypatch):
+    same = {"raw": Evaluation(0.5, 0.6, 1.0), "ema": Evaluation(0.5, 0.6, 1.0)}
+    monkeypatch.setattr(hooks, "evaluate_all", lambda *_: same)
+    trainer, store = saving_trainer(tmp_path, snapshot_iter=0)
+    trainer.train()
+    assert trainer.hooks[0].best["step"] == store.linked(BEST).step == 5
+    assert trainer.hooks[0].best["average"] == "raw"
+
+
+def test_snapshot_epoch_says_how_often_an_epoch_is_saved(tmp_path):
+    trainer, store = saving_trainer(tmp_path, snapshot_iter=0, num_epochs=5)
+    trainer.hooks[0]._is_enabled = False
+    trainer.hooks[1]._snapshot_epoch = 2
+    trainer.train()
+    assert store.steps() == [25, 20, 10]
 
 
 def test_a_float32_shadow_stands_once_in_a_checkpoint_and_a_float64_one_in_the_state(tmp_path):

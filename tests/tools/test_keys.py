@@ -1,0 +1,161 @@
+"""Every key of a config changes what it says, through the command line."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import paddle
+import pytest
+from conftest import REPOSITORY
+
+FOLDER = Path("output/lenet_digits")
+# One epoch of 29 steps.
+SHORT = ("epoch=1", "TrainReader.batch_size=256", "use_vdl=false")
+
+
+@pytest.fixture
+def train(run_tool, config):
+    """Return a function that trains a short run with some keys set."""
+
+    def run(*keys, flags=("--overwrite",)):
+        result = run_tool("train", "-c", config("lenet_digits"), *flags, "-o", *SHORT, *keys)
+        assert result.code == 0, result.err
+        return result
+
+    return run
+
+
+def final_weights(folder=FOLDER):
+    weights = paddle.load(str(folder / "model_final/model.pdparams"))
+    return b"".join(tensor.numpy().tobytes() for tensor in weights.values())
+
+
+def manifest(folder=FOLDER):
+    return json.loads((folder / "model_final/manifest.json").read_text())
+
+
+def test_seed_shuffle_and_accumulation_change_the_weights_and_the_same_keys_do_not(train):
+    found = {}
+    for key in (
+        *("seed=0", "seed=1", "TrainReader.shuffle=false", "accumulate_steps=2"),
+        *("TrainReader.drop_last=true", "LearningRate.base_lr=0.01", "Optimizer.beta1=0.5"),
+        "LearningRate.schedulers=[{name: StepDecay, step_size: 5}]",
+    ):
+        train(key)
+        found[key] = (final_weights(), manifest()["step"])
+    assert len({weights for weights, _ in found.values()}) == len(found)
+    assert found["accumulate_steps=2"][1] == 15
+    assert found["TrainReader.drop_last=true"][1] == 28
+    train("seed=0")
+    assert final_weights() == found["seed=0"][0]
+
+
+def test_log_iter_snapshot_iter_and_keep_checkpoint_max(train):
+    train("log_iter=7", "snapshot_iter=5", "keep_checkpoint_max=2")
+    records = [json.loads(line) for line in (FOLDER / "metrics.jsonl").read_text().splitlines()]
+    assert [record["step"] for record in records] == [7, 14, 21, 28, 29]
+    assert sorted(path.name for path in FOLDER.glob("step_*")) == [
+        "step_000000025",
+        "step_000000029",
+    ]
+
+
+def test_select_decides_whose_figures_are_best(train, run_tool, config):
+    for select in ("raw", "ema"):
+        result = train(f"select={select}", flags=("--overwrite", "--eval"))
+        assert manifest()["winner"] == manifest()["best"]["average"] == select
+        (marked,) = [line for line in result.out.splitlines() if "<- selected" in line]
+        assert marked.startswith(select)
+
+
+def test_save_dir_says_where_the_run_s_folder_is(train):
+    train("save_dir=else where")
+    assert final_weights(Path("else where/lenet_digits"))
+    assert not Path("output").exists()
+
+
+BAD_PIXEL = """
+import paddle
+from paddle.vision.models import LeNet
+
+class Net(LeNet):
+    steps = 0
+    def forward(self, x):
+        if self.training:
+            Net.steps += 1
+            if Net.steps in {steps}:
+                x = x * float("nan")
+        return super().forward(x)
+"""
+
+
+def test_non_finite_and_max_skips(run_tool, config, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(tmp_path))
+    skip = ("non_finite=skip", "max_skips=2")
+    cases = [((3,), (), 4), ((3, 4), skip, 0), ((3, 4, 5), skip, 4)]
+    for number, (steps, keys, code) in enumerate(cases):
+        module = f"bad_pixel_{number}"
+        (tmp_path / f"{module}.py").write_text(BAD_PIXEL.format(steps=set(steps)))
+        keys = (f"Model.name={module}.Net", *keys)
+        result = run_tool("train", "-c", config("lenet_digits"), "--overwrite", "-o", *SHORT, *keys)
+        assert result.code == code, (result.out, result.err)
+        num_skips = result.out.count("is not finite; the step is left out")
+        assert num_skips == (2 if len(keys) > 1 else 0)
+        assert len(result.err.splitlines()) == (1 if code else 0)
+
+
+def test_a_window_longer_than_the_run_is_warned_about(train):
+    slow = "Averages.slow={name: ExponentialMovingAverage, decay: 0.9999, schedule: constant}"
+    result = train(slow)
+    assert (
+        "slow: decay 0.9999 over 29 steps leaves 100 % of the initial weights in the average; "
+        "use a warmup or a half-life of 1-5 % of the run"
+    ) in result.out
+    assert "ema: decay" not in result.out
+
+
+def test_runs_that_share_a_vdl_folder_leave_each_other_s_records(run_tool, config):
+    for name in ("lenet_digits", "lenet_mnist"):
+        result = run_tool(
+            *("train", "-c", config(name), "-o", *SHORT[:2], "save_dir=runs"),
+            *("--vdl_log_dir", "shared"),
+        )
+        assert result.code == 0, result.err
+    assert {path.name for path in Path("shared").iterdir()} == {"lenet_digits", "lenet_mnist"}
+    assert all(list(path.glob("train/vdlrecords.*.log")) for path in Path("shared").iterdir())
+
+
+def test_a_flipped_bit_in_a_named_file_of_a_checkpoint_is_noticed(train, run_tool, config):
+    train()
+    path = FOLDER / "model_final/ema.pdparams"
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    result = run_tool("eval", "-c", config("lenet_digits"), "-o", f"weights={path}")
+    assert result.code == 3
+    assert result.err.endswith("ema.pdparams: checksum differs\n")
+
+
+@pytest.mark.parametrize(
+    "shell", ["{} | head -n 2", "{} >&-", "{} > /dev/full", "PYTHONIOENCODING=ascii {}"]
+)
+def test_a_screen_that_goes_away_or_is_narrow_does_not_end_a_run(tmp_path, shell):
+    options = ("epoch=1", "TrainReader.batch_size=512", "log_iter=1", "save_dir='öffentlich'")
+    command = (
+        f"{sys.executable} {REPOSITORY}/tools/train.py -c {REPOSITORY}/configs/lenet_digits.yml"
+    )
+    command = f"{command} -o {' '.join(options)}"
+    environment = {**os.environ, "HOME": str(tmp_path), "PPEMA_MIRRORS": ""}
+    result = subprocess.run(
+        ["bash", "-c", shell.format(command)],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        timeout=120,
+    )
+    assert result.stderr == b""
+    assert final_weights(tmp_path / "öffentlich/lenet_digits")
