@@ -30,9 +30,20 @@ class RunLock:
             holder = self._file.read().strip() or "unknown"
             self._file.close()
             raise FolderInUseError(f"{folder} is in use by process {holder}") from None
+        if not self._is_current(folder / LOCK):
+            # Its holder took the file away in between: a lock on it would keep nobody out.
+            self._file.close()
+            raise FolderInUseError(f"{folder} was being cleared by another process; try again")
         self._file.truncate(0)
         self._file.write(str(os.getpid()))
         self._file.flush()
+
+    def _is_current(self, path: Path) -> bool:
+        assert self._file is not None
+        try:
+            return os.path.samestat(os.fstat(self._file.fileno()), os.stat(path))
+        except FileNotFoundError:
+            return False
 
     def release(self) -> None:
         """Let others in; a second call does nothing."""

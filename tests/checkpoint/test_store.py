@@ -10,7 +10,7 @@ import sys
 import paddle
 import pytest
 
-from ppema.checkpoint import BEST, FINAL, Checkpoint, CheckpointStore, RunLock, store
+from ppema.checkpoint import BEST, FINAL, Checkpoint, CheckpointStore, RunLock, run_lock, store
 from ppema.errors import CheckpointError, FolderInUseError, StorageError
 
 
@@ -222,3 +222,15 @@ def test_a_second_process_is_refused_until_the_first_is_gone(tmp_path):
     assert (tmp_path / ".lock").read_text() == str(os.getpid())
     lock.release()
     RunLock(tmp_path).release()
+
+
+def test_a_lock_on_a_file_that_was_taken_away_is_none(tmp_path, monkeypatch):
+    real = run_lock.fcntl.flock
+
+    def flock_after_removal(file, flags):
+        (tmp_path / ".lock").unlink()
+        real(file, flags)
+
+    monkeypatch.setattr(run_lock.fcntl, "flock", flock_after_removal)
+    with pytest.raises(FolderInUseError, match="was being cleared by another process"):
+        RunLock(tmp_path)
