@@ -11,7 +11,16 @@ from .posthoc import PowerFunctionEMA, posthoc_coefficients, posthoc_residual
 from .soup import GreedySoup, greedy_soup, uniform_soup
 from .swa import StochasticWeightAverage
 
+# What a config may name.
+AVERAGES: dict[str, type[WeightAverage]] = {
+    "ExponentialMovingAverage": ExponentialMovingAverage,
+    "LatestWeightAverage": LatestWeightAverage,
+    "PowerFunctionEMA": PowerFunctionEMA,
+    "StochasticWeightAverage": StochasticWeightAverage,
+}
+
 __all__ = [
+    "AVERAGES",
     "ArgumentError",
     "AveragedModel",
     "ExponentialMovingAverage",

@@ -1,0 +1,26 @@
+"""From a config to the objects of a run: the only package that knows both."""
+
+from .catalog import CATALOG, read_config
+from .parts import check, identity, make_loss, make_model, select_place
+from .run import describe_run, make_trainer, run_folder
+from .run_data import RunData, load_data, load_eval_data, make_eval_reader, note_on
+from .trial import try_one_batch
+
+__all__ = [
+    "CATALOG",
+    "RunData",
+    "check",
+    "describe_run",
+    "identity",
+    "load_data",
+    "load_eval_data",
+    "make_eval_reader",
+    "make_loss",
+    "make_model",
+    "make_trainer",
+    "note_on",
+    "read_config",
+    "run_folder",
+    "select_place",
+    "try_one_batch",
+]

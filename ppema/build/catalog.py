@@ -1,0 +1,69 @@
+"""The classes that a config may name, and how one is made from its section."""
+
+from __future__ import annotations
+
+from typing import Any, Mapping, Sequence
+
+import paddle
+
+from ..averaging import AVERAGES, ArgumentError, WeightAverage
+from ..config import Choices, Config, Named, load_config
+from ..data import DATASETS
+from ..models import MODELS
+from ..optim import LOSSES, OPTIMIZERS, SCHEDULERS
+
+# The classes that each section of a config may name.
+CATALOG: Mapping[str, Choices] = {
+    "TrainDataset": Choices(DATASETS),
+    "EvalDataset": Choices(DATASETS),
+    "Model": Choices(MODELS, base=paddle.nn.Layer, is_open=True),
+    "Loss": Choices(LOSSES, base=paddle.nn.Layer, is_open=True),
+    "Optimizer": Choices(
+        OPTIMIZERS,
+        given=frozenset({"learning_rate", "parameters"}),
+        base=paddle.optimizer.Optimizer,
+        is_open=True,
+    ),
+    "LearningRate.schedulers": Choices(
+        SCHEDULERS,
+        given=frozenset({"learning_rate", "last_epoch", "verbose"}),
+        base=paddle.optimizer.lr.LRScheduler,
+        is_open=True,
+    ),
+    "Averages": Choices(AVERAGES, given=frozenset({"model", "run"}), base=WeightAverage),
+}
+
+
+def read_config(path: str, overrides: Sequence[str]) -> Config:
+    """Return the checked config at `path`, with `-o` overrides on top.
+
+    Raises:
+        ConfigError: with the file and line of what is wrong.
+    """
+    return load_config(path, overrides, CATALOG)
+
+
+def construct(config: Config, named: Named, *given: Any, **given_by_name: Any) -> Any:
+    """Return the object that a section asks for; `given` is what ppema itself fills in.
+
+    Raises:
+        ConfigError: the class refuses its arguments; with the line of the one at fault.
+    """
+    try:
+        return named.cls(*given, **given_by_name, **named.arguments)
+    except ArgumentError as error:
+        raise config.error(f"{named.path}.{error.argument}", f"{named.path}.{error}") from None
+    # A class of Paddle's or the user's says what is wrong with its arguments in its own way.
+    except Exception as error:
+        reason = reason_of(error)
+        # Where the reason names an argument, the line is that argument's.
+        argument = next((key for key in named.arguments if key in reason), "")
+        text = f"{named.path} ({named.name}): {reason}"
+        raise config.error(f"{named.path}.{argument}", text) from error
+
+
+def reason_of(error: BaseException) -> str:
+    """Return the line of an error that says why: Paddle's come with a page of C++ calls."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    telling = [line for line in lines if "Error: " in line or line.startswith("(")]
+    return (telling or lines or ["refused"])[0][:300]

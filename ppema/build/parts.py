@@ -1,0 +1,137 @@
+"""The parts of a run: place, model, loss, optimizer, averages."""
+
+from __future__ import annotations
+
+import inspect
+import logging
+from typing import Any, Mapping, Optional
+
+import paddle
+
+from ..averaging import ExponentialMovingAverage, RunLength, WeightAverage
+from ..config import Config
+from .catalog import construct
+
+logger = logging.getLogger(__name__)
+
+
+# An average that keeps more of the initial weights than this is worth a warning.
+_LARGE_INITIAL_SHARE = 0.1
+
+
+def select_place(config: Config) -> str:
+    """Make the place that `use_gpu` says Paddle's current one; return its name, cpu or gpu:0.
+
+    Raises:
+        ConfigError: a GPU is asked for and there is none, or AMP on the CPU.
+    """
+    has_cuda = paddle.is_compiled_with_cuda()
+    has_gpu = has_cuda and paddle.device.cuda.device_count() > 0
+    if config.use_gpu is True and not has_cuda:
+        raise config.error(
+            "use_gpu",
+            "use_gpu is true, but this Paddle was built without CUDA; install paddlepaddle-gpu "
+            "or set use_gpu: false",
+        )
+    if config.use_gpu is True and not has_gpu:
+        raise config.error("use_gpu", "use_gpu is true, but no GPU is visible (see nvidia-smi)")
+    place = "gpu:0" if has_gpu and config.use_gpu is not False else "cpu"
+    if config.amp != "off" and place == "cpu":
+        raise config.error(
+            "amp",
+            f"amp is {config.amp}, but Paddle has no half-precision kernels on a CPU; "
+            "use a GPU or set amp: off",
+        )
+    paddle.set_device(place)
+    return place
+
+
+def make_model(config: Config) -> Any:
+    """Return the network that the section Model names."""
+    # Automatic names start at 0 for each run, whatever was built before in this process.
+    with paddle.utils.unique_name.guard():
+        return construct(config, config.Model)
+
+
+def make_loss(config: Config) -> Any:
+    """Return the loss that the section Loss names."""
+    return construct(config, config.Loss)
+
+
+def make_optimizer(config: Config, model: Any) -> tuple[Any, Optional[Any]]:
+    """Return the optimizer over the model's parameters, and its schedule (None if constant)."""
+    scheduler = _make_scheduler(config)
+    rate = config.LearningRate.base_lr if scheduler is None else scheduler
+    optimizer = construct(
+        config, config.Optimizer, learning_rate=rate, parameters=model.parameters()
+    )
+    return optimizer, scheduler
+
+
+def make_averages(config: Config, model: Any, run: RunLength) -> dict[str, WeightAverage]:
+    """Return the averages by the names that the section Averages gives them."""
+    averages = {}
+    for name, named in config.Averages.items():
+        # An average of the user's own need not know how long the run is.
+        takes_run = "run" in inspect.signature(named.cls).parameters
+        given = {"run": run} if takes_run else {}
+        averages[name] = construct(config, named, model, **given)
+    return averages
+
+
+def warn_of_long_windows(averages: Mapping[str, WeightAverage], num_steps: int) -> None:
+    """Warn of each average that would still be made of the initial weights after the run."""
+    for name, average in averages.items():
+        if not isinstance(average, ExponentialMovingAverage):
+            continue
+        share = average.initial_share(num_steps)
+        if share > _LARGE_INITIAL_SHARE:
+            logger.warning(
+                "%s: decay %.6g over %s steps leaves %.0f %% of the initial weights in the "
+                "average; use a warmup or a half-life of 1-5 %% of the run",
+                name,
+                average.schedule(num_steps),
+                f"{num_steps:,}",
+                100 * share,
+            )
+
+
+def identity(config: Config) -> dict[str, str]:
+    """Return what a resumed run must have in common with the one it continues."""
+    return {
+        "model": config.Model.name,
+        "optimizer": config.Optimizer.name,
+        "schedule": ", ".join(named.name for named in config.LearningRate.schedulers),
+    }
+
+
+def check(config: Config) -> None:
+    """Build all that needs no data, so that every argument is checked.
+
+    Raises:
+        ConfigError: with the file and line of what is wrong.
+    """
+    select_place(config)
+    model = make_model(config)
+    make_loss(config)
+    make_optimizer(config, model)
+    # Without data the steps of an epoch are not known; that a duration is one can be checked.
+    make_averages(config, model, run_length(config, steps_per_epoch=1000))
+
+
+def run_length(config: Config, steps_per_epoch: int) -> RunLength:
+    """Return how long a run is, for windows in epochs, images or percent."""
+    images_per_step = config.TrainReader.batch_size * config.accumulate_steps
+    return RunLength(config.epoch * steps_per_epoch, steps_per_epoch, images_per_step)
+
+
+def _make_scheduler(config: Config) -> Optional[Any]:
+    schedulers = config.LearningRate.schedulers
+    if not schedulers:
+        return None
+    if len(schedulers) > 1:
+        raise config.error(
+            "LearningRate.schedulers",
+            f"LearningRate.schedulers may hold one schedule, got {len(schedulers)}",
+        )
+    return construct(config, schedulers[0], learning_rate=config.LearningRate.base_lr)

@@ -1,0 +1,134 @@
+"""A run put together: its folder, its trainer with the hooks in order, its first log lines."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Optional
+
+from ..checkpoint import Checkpoint, CheckpointStore
+from ..config import Config
+from ..engine.hooks import CheckpointHook, EvaluateHook, LogHook
+from ..engine.progress import ProgressBar
+from ..engine.record import Recorder
+from ..engine.rng import seed_everything
+from ..engine.stop import StopHook, StopSignals
+from ..engine.trainer import Hook, Trainer
+from .parts import (
+    identity,
+    make_averages,
+    make_loss,
+    make_model,
+    make_optimizer,
+    run_length,
+    warn_of_long_windows,
+)
+from .run_data import RunData, make_eval_reader, make_train_reader, note_on
+
+logger = logging.getLogger(__name__)
+
+
+def run_folder(config: Config) -> Path:
+    """Return the folder of the run that a config describes."""
+    return Path(config.save_dir) / config.name
+
+
+def vdl_folder(config: Config) -> Optional[Path]:
+    """Return where VisualDL's records go, None where `use_vdl` is false."""
+    if not config.use_vdl:
+        return None
+    if config.vdl_log_dir:
+        # A folder for each run: starting one clears its records, and must not clear another's.
+        return Path(config.vdl_log_dir) / config.name
+    return run_folder(config) / "vdl"
+
+
+def make_trainer(
+    config: Config,
+    data: RunData,
+    store: CheckpointStore,
+    bar: Optional[ProgressBar],
+    with_evaluation: bool,
+    signals: StopSignals,
+) -> Trainer:
+    """Return the trainer of a run, with its hooks in the order in which they act."""
+    seed_everything(config.seed)
+    model = make_model(config)
+    optimizer, scheduler = make_optimizer(config, model)
+    reader = make_train_reader(config, data.train)
+    steps_per_epoch = -(-len(reader) // config.accumulate_steps)
+    averages = make_averages(config, model, run_length(config, steps_per_epoch))
+    trainer = Trainer(
+        model,
+        make_loss(config),
+        optimizer,
+        reader,
+        averages,
+        num_epochs=config.epoch,
+        lr_scheduler=scheduler,
+        accumulate_steps=config.accumulate_steps,
+        non_finite=config.non_finite,
+        max_skips=config.max_skips,
+        amp=config.amp,
+        recompute_batches=config.recompute_batches,
+        switch=config.switch,
+    )
+    trainer.hooks = _make_hooks(config, data, store, bar, with_evaluation, signals)
+    return trainer
+
+
+def _make_hooks(
+    config: Config,
+    data: RunData,
+    store: CheckpointStore,
+    bar: Optional[ProgressBar],
+    with_evaluation: bool,
+    signals: StopSignals,
+) -> list[Hook]:
+    """Return the hooks in the order in which they act after each step."""
+    recorder = Recorder(store.folder, vdl_folder(config))
+    evaluate = EvaluateHook(
+        make_eval_reader(config, data.eval),
+        recorder,
+        config.select,
+        note_on(data.eval),
+        with_evaluation,
+    )
+    facts = {
+        "config": config.name,
+        "config_digest": config.digest(),
+        "config_values": config.values(),
+        "seed": config.seed,
+        "num_epochs": config.epoch,
+        "identity": identity(config),
+        "data": data.facts(),
+    }
+    checkpoint = CheckpointHook(store, config.snapshot_epoch, config.snapshot_iter, facts, evaluate)
+    log = LogHook(recorder, config.log_iter, bar)
+    return [log, evaluate, checkpoint, StopHook(signals, checkpoint)]
+
+
+def describe_run(
+    config: Config, trainer: Trainer, data: RunData, place: str, start: Optional[Checkpoint]
+) -> None:
+    """Log what is about to be trained, on what, where, and from which step."""
+    num_steps = trainer.steps_per_epoch * config.epoch
+    logger.info("config %s; run folder %s; place %s", config.name, run_folder(config), place)
+    logger.info("train: %s", data.train.source)
+    logger.info("eval: %s", data.eval.source)
+    logger.info(
+        "%s, %s parameters; %s; averages: %s",
+        config.Model.name,
+        f"{sum(int(p.size) for p in trainer.model.parameters()):,}",
+        config.Optimizer.name,
+        ", ".join(f"{name} ({n.name})" for name, n in config.Averages.items()) or "none",
+    )
+    warn_of_long_windows(trainer.averages, num_steps)
+    if start is None:
+        logger.info("starting: %d epochs, %s steps", config.epoch, f"{num_steps:,}")
+        return
+    logger.info("continuing %s after step %s of %s", start.path, start.step, num_steps)
+    before = start.manifest["config_values"]
+    for key, value in config.values().items():
+        if before.get(key) != value:
+            logger.info("changed since then: %s was %s, is %s", key, before.get(key), value)
