@@ -1,20 +1,19 @@
-"""The tensors of an average: which are averaged, where they lie, how they move, how they swap."""
+"""The tensors of an average: which are averaged, where they lie, how they move."""
 
 from __future__ import annotations
 
 import fnmatch
-import weakref
 from dataclasses import dataclass, field
 from typing import Any, Literal, Mapping, Optional, Sequence, get_args
 
 import numpy as np
 import paddle
-from paddle.base import core
 
 from .batch_norm import batch_norm_statistics
 from .decay import ArgumentError
 from .place import parse_place
-from .views import BLOCK, BlendViews, flat_view, is_viewable
+from .swap import Exchange, alias_of, is_any_exchanged
+from .views import BLOCK, BlendViews, is_viewable
 
 BufferPolicy = Literal["average", "copy", "recompute"]
 ShadowDtype = Literal["float32", "float64"]
@@ -26,10 +25,6 @@ _WIDTHS = {
     paddle.float32: 32,
     paddle.float64: 64,
 }
-
-
-# The stores whose averages are in a model at the moment: two of one model must not nest.
-_SWAPPED: weakref.WeakSet[ShadowStore] = weakref.WeakSet()
 
 
 @dataclass
@@ -46,18 +41,6 @@ class Shadow:
     def name(self) -> str:
         """Return the name the tensor has first in the model's own order."""
         return self.names[0]
-
-
-@dataclass
-class _Swap:
-    """What `swap_in` needs to put two tensors' storage back, however far it came."""
-
-    name: str
-    live: Any
-    partner: Any
-    live_storage: Any
-    partner_storage: Any
-    mark: bytes = b""
 
 
 class ShadowStore:
@@ -90,7 +73,7 @@ class ShadowStore:
         self._policy = (buffers, tuple(include), tuple(exclude))
         self._dtype = getattr(paddle, shadow_dtype)
         self._place = parse_place(device)
-        self._swaps: list[_Swap] = []
+        self._exchange: Optional[Exchange] = None
         self._scratch: dict[Any, Any] = {}
         self.shadows = [
             Shadow(names, live, self._copy_of(live), is_statistic)
@@ -102,13 +85,12 @@ class ShadowStore:
     @property
     def is_swapped(self) -> bool:
         """Tell whether the model holds the averages and the shadows the raw weights."""
-        return bool(self._swaps)
+        return self._exchange is not None
 
     @property
     def is_model_swapped(self) -> bool:
         """Tell whether this or another store has its averages in these very tensors."""
-        own = {id(shadow.live) for shadow in self.shadows} if _SWAPPED else set()
-        return any(id(swap.live) in own for store in _SWAPPED for swap in store._swaps)
+        return is_any_exchanged(shadow.live for shadow in self.shadows)
 
     def blend(self, weight: float) -> None:
         """Move every average towards its live tensor: ``average += weight * (live - average)``.
@@ -159,37 +141,24 @@ class ShadowStore:
 
     def swap_in(self) -> None:
         """Put the averages into the model by exchanging storage; `swap_out` puts them back."""
-        swaps = []
-        for shadow in self.shadows:
-            live, partner = shadow.live, shadow.average
-            if partner.dtype != live.dtype or partner.place != live.place:
-                partner = partner.astype(live.dtype).to(live.place)
-            storages = (_storage_of(live), _storage_of(partner))
-            swaps.append(_Swap(shadow.name, live, partner, *storages))
-        # Both storages are held from here on, so swap_out repairs whatever an exception or a
-        # signal leaves half done.
-        self._swaps = swaps
-        _SWAPPED.add(self)
+        self._exchange = Exchange(
+            (shadow.name, shadow.live, self._partner_of(shadow)) for shadow in self.shadows
+        )
         try:
-            for swap in swaps:
-                _point(swap.live, swap.partner_storage)
-                swap.partner.get_tensor()._share_data_with(swap.live_storage)
-                swap.mark = _mark(swap.live)
+            self._exchange.begin()
         except BaseException:
             self.swap_out()
             raise
 
     def written_while_swapped(self) -> list[str]:
         """Return the names of the tensors that were written to since `swap_in`, as far as seen."""
-        return [swap.name for swap in self._swaps if _mark(swap.live) != swap.mark]
+        return self._exchange.written() if self._exchange is not None else []
 
     def swap_out(self) -> None:
         """Put the raw weights back into the model."""
-        for swap in self._swaps:
-            _point(swap.live, swap.live_storage)
-            swap.partner.get_tensor()._share_data_with(swap.partner_storage)
-        self._swaps = []
-        _SWAPPED.discard(self)
+        if self._exchange is not None:
+            self._exchange.undo()
+        self._exchange = None
 
     def copy_to_live(self) -> None:
         """Write every average into its live tensor."""
@@ -200,20 +169,17 @@ class ShadowStore:
 
     def averages(self) -> dict[str, Any]:
         """Return the average of each tensor by its first name, without copying."""
-        if not self._swaps:
+        if self._exchange is None:
             return {shadow.name: shadow.average for shadow in self.shadows}
         # Where the storage was exchanged, the live tensor holds the average.
         return {
-            shadow.name: swap.live if swap.partner is shadow.average else shadow.average
-            for shadow, swap in zip(self.shadows, self._swaps)
+            shadow.name: shadow.live if partner is shadow.average else shadow.average
+            for shadow, partner in zip(self.shadows, self._exchange.partners)
         }
 
     def aliases(self) -> dict[str, Any]:
         """Return tensors over the memory of the averages, right whatever is swapped later."""
-        return {
-            name: core.eager.Tensor(_storage_of(average))
-            for name, average in self.averages().items()
-        }
+        return {name: alias_of(average) for name, average in self.averages().items()}
 
     def model_state(self) -> dict[str, Any]:
         """Return the model's state with the averages in it, in the model's dtypes, as copies."""
@@ -274,6 +240,13 @@ class ShadowStore:
             if (included is None or id(live) in included) and id(live) not in excluded
         ]
 
+    def _partner_of(self, shadow: Shadow) -> Any:
+        """Return the average in the live tensor's dtype and place; itself where they agree."""
+        live, average = shadow.live, shadow.average
+        if average.dtype == live.dtype and average.place == live.place:
+            return average
+        return average.astype(live.dtype).to(live.place)
+
     def _moving(self) -> list[Shadow]:
         """Return what an update moves: all, or all but the BN statistics that are recomputed."""
         if self._policy[0] != "recompute":
@@ -333,27 +306,3 @@ def _matching(
             )
         found |= matches
     return found
-
-
-def _mark(tensor: Any) -> bytes:
-    """Return a tensor's first and last element, which tell a written one from an untouched one.
-
-    A sample, because reading all would cost more than the exchange; Paddle's own version counter
-    stays the same through `optimizer.step()`, `set_value` and BN in train mode.
-    """
-    if not is_viewable(tensor):
-        return b""
-    view = flat_view(tensor)
-    return bytes(view[:1].tobytes() + view[-1:].tobytes())
-
-
-def _storage_of(tensor: Any) -> Any:
-    holder = core.DenseTensor()
-    holder._share_data_with(tensor.get_tensor())
-    return holder
-
-
-def _point(live: Any, storage: Any) -> None:
-    live.get_tensor()._share_data_with(storage)
-    # A backward pass that saved the weight before the exchange must fail, not use the other one.
-    live._bump_inplace_version()

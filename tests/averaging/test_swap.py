@@ -46,11 +46,11 @@ def test_restored_even_if_the_body_raises(moved):
 
 
 def test_an_exception_in_mid_exchange_leaves_the_raw_weights(moved, monkeypatch):
-    from ppema.averaging import shadow
+    from ppema.averaging import swap
 
     model, ema = moved
     raw, averaged = bits(model.state_dict()), bits(ema.averaged_state_dict())
-    real_point, calls = shadow._point, []
+    real_point, calls = swap._point, []
 
     def interrupted_point(live, storage):
         calls.append(live)
@@ -58,7 +58,7 @@ def test_an_exception_in_mid_exchange_leaves_the_raw_weights(moved, monkeypatch)
         if len(calls) == 3:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(shadow, "_point", interrupted_point)
+    monkeypatch.setattr(swap, "_point", interrupted_point)
     with pytest.raises(KeyboardInterrupt):
         ema.apply()
     assert bits(model.state_dict()) == raw
