@@ -1,4 +1,4 @@
-"""Imports run downwards only: tools, build, engine, then checkpoint and averaging, then Paddle."""
+"""Imports run downwards only: tools, builder, engine, checkpoint and averaging, Paddle."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ ALLOWED = {
     "data": {"errors"},
     "checkpoint": {"errors", "averaging"},
     "engine": {"errors", "averaging", "checkpoint", "metrics"},
-    "build": {
+    "builder": {
         *("errors", "averaging", "checkpoint", "config", "data", "engine", "models", "optim"),
     },
     "__init__": {"averaging"},

@@ -19,18 +19,18 @@ def main(argv: Sequence[str]) -> int:
     arguments = parser.parse_args(argv)
     log_to(Screen())
     # Imported once the arguments are right: Paddle takes a second.
-    from ppema import build
+    from ppema import builder
     from ppema.engine.evaluate import evaluate, table
     from ppema.engine.weights import find_weights
 
-    config = build.read_config(arguments.config, arguments.opt)
-    place = build.select_place(config)
-    weights = find_weights(config.weights, build.run_folder(config), arguments.average)
-    dataset = build.load_eval_data(config, weights.manifest)
-    model, loss_fn = build.make_model(config), build.make_loss(config)
-    reader = build.make_eval_reader(config, dataset)
+    config = builder.read_config(arguments.config, arguments.opt)
+    place = builder.select_place(config)
+    weights = find_weights(config.weights, builder.run_folder(config), arguments.average)
+    dataset = builder.load_eval_data(config, weights.manifest)
+    model, loss_fn = builder.make_model(config), builder.make_loss(config)
+    reader = builder.make_eval_reader(config, dataset)
     print(f"weights: {weights.described}")
-    print(f"data: {dataset.source}; place: {place}{build.note_on(dataset)}")
+    print(f"data: {dataset.source}; place: {place}{builder.note_on(dataset)}")
     evaluations = {}
     for name in weights.names:
         weights.load(name, model)

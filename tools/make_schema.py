@@ -20,7 +20,7 @@ def main(argv: Sequence[str]) -> int:
 
 def schema_text() -> str:
     """Return the schema of all keys and of the arguments of ppema's own classes."""
-    from ppema.build import CATALOG
+    from ppema.builder import CATALOG
     from ppema.config import json_schema
 
     return json.dumps(json_schema(CATALOG), indent=1, ensure_ascii=False) + "\n"

@@ -47,23 +47,23 @@ def main(argv: Sequence[str]) -> int:
     """Train, or check the config, as the arguments say; return the exit code."""
     arguments = parse_arguments(argv)
     # Imported once the arguments are right: Paddle takes a second.
-    from ppema import build
+    from ppema import builder
     from ppema.config import render
     from ppema.engine.run_folder import open_run_folder
 
-    config = build.read_config(arguments.config, arguments.opt)
+    config = builder.read_config(arguments.config, arguments.opt)
     if arguments.check:
-        build.check(config)
+        builder.check(config)
         print(render(config), end="")
         return 0
-    with open_run_folder(build.run_folder(config)):
+    with open_run_folder(builder.run_folder(config)):
         train(config, arguments)
     return 0
 
 
 def train(config: Any, arguments: argparse.Namespace) -> None:
     """Train in the run's folder, which this process holds."""
-    from ppema import build
+    from ppema import builder
     from ppema.checkpoint import CheckpointStore
     from ppema.engine import resume
     from ppema.engine.progress import ProgressBar
@@ -74,7 +74,7 @@ def train(config: Any, arguments: argparse.Namespace) -> None:
     bar = ProgressBar(sys.stdout) if sys.stdout.isatty() else None
     log_file = LateLogFile()
     log_to(Screen(bar.clear if bar else None), log_file)
-    store = CheckpointStore(build.run_folder(config), config.keep_checkpoint_max)
+    store = CheckpointStore(builder.run_folder(config), config.keep_checkpoint_max)
     start = resume.find_start(store, arguments.resume, arguments.overwrite)
     if start is not None:
         if resume.is_finished(start, config.epoch):
@@ -82,18 +82,18 @@ def train(config: Any, arguments: argparse.Namespace) -> None:
             resume.prepare_folder(store, start, is_done=True)
             logger.info("%s is finished (epoch %d)", store.folder, start.manifest["epoch"])
             return
-        resume.check_identity(start.manifest["identity"], build.identity(config))
-    place = build.select_place(config)
-    data = build.load_data(config, start)
+        resume.check_identity(start.manifest["identity"], builder.identity(config))
+    place = builder.select_place(config)
+    data = builder.load_data(config, start)
     signals = StopSignals()
-    trainer = build.make_trainer(config, data, store, bar, arguments.eval, signals)
-    build.try_one_batch(config, trainer, data)
+    trainer = builder.make_trainer(config, data, store, bar, arguments.eval, signals)
+    builder.try_one_batch(config, trainer, data)
     if start is not None:
         restore(trainer, start, is_own=resume.is_of(start, store))
     resume.prepare_folder(store, start, is_done=False)
     log_file.open(store.folder / LOG)
     (store.folder / CONFIG).write_text(config.dump(), encoding="utf-8")
-    build.describe_run(config, trainer, data, place, start)
+    builder.describe_run(config, trainer, data, place, start)
     with signals:
         trainer.train()
 
