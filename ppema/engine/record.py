@@ -10,6 +10,9 @@ import warnings
 from pathlib import Path
 from typing import Any, Iterator, Mapping, Optional
 
+from ..checkpoint.store import reason
+from ..errors import StorageError
+
 logger = logging.getLogger(__name__)
 
 METRICS = "metrics.jsonl"
@@ -45,10 +48,18 @@ class Recorder:
                 self._view.show(record)
 
     def write(self, record: Mapping[str, Any]) -> None:
-        """Append one record; it is in the file when this returns."""
-        with open(self._path, "a", encoding="utf-8") as file:
-            # NaN is not JSON; null is.
-            file.write(json.dumps(_without_nan(record), allow_nan=False) + "\n")
+        """Append one record; it is in the file when this returns.
+
+        Raises:
+            StorageError: the disk refused.
+        """
+        # NaN is not JSON; null is.
+        line = json.dumps(_without_nan(record), allow_nan=False)
+        try:
+            with open(self._path, "a", encoding="utf-8") as file:
+                file.write(line + "\n")
+        except OSError as error:
+            raise StorageError(f"{self._path}: {reason(error)}") from error
         if self._view is not None:
             self._view.show(_without_nan(record))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 from trainers import make_reader, make_trainer
@@ -10,6 +11,7 @@ from trainers import make_reader, make_trainer
 from ppema.engine.hooks import EvaluateHook, LogHook
 from ppema.engine.progress import ProgressBar
 from ppema.engine.record import Recorder, read_records
+from ppema.errors import StorageError
 
 
 def train(folder, vdl=None, log_iter=2, bar=None, num_epochs=2):
@@ -73,6 +75,14 @@ def test_a_figure_that_is_no_number_is_null(tmp_path):
     recorder.close()
     (found,) = read_records(tmp_path / "metrics.jsonl")
     assert (found["loss"], found["distance"]["ema"], found["lr"]) == (None, None, 0.1)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a disk that is always full")
+def test_a_full_disk_is_said_with_the_file(tmp_path):
+    (tmp_path / "metrics.jsonl").symlink_to("/dev/full")
+    record = {"step": 1, "split": "eval", "average": "raw", "top1": 1, "top2": 1, "loss": 0}
+    with pytest.raises(StorageError, match=r"metrics\.jsonl: no space left"):
+        Recorder(tmp_path, None).write(record)
 
 
 def read_scalars(folder, tag):
