@@ -45,7 +45,8 @@ def test_updates_equal_the_definition_with_a_resume_in_the_middle(make, shares):
             state = {name: tensor.clone() for name, tensor in averaged.state_dict().items()}
             averaged = make(Oddities())
             missing, unexpected = averaged.set_state_dict(state)
-            assert (missing, unexpected) == ([], [])
+            # Paddle 3.0 passes over a parameter without elements.
+            assert set(missing) | set(unexpected) <= {"module.empty"}
     expected = {**twin.shadow}
     weights = np.array(shares(39), dtype="float64")
     expected["running_scale"] = np.full(2, weights / weights.sum() @ np.array(scales))
