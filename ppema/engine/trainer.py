@@ -250,7 +250,7 @@ class Trainer:
             self.scaler.unscale_(self.optimizer)
         gradients = ((name, p.grad) for name, p in self._parameters if not p.stop_gradient)
         fault = first_non_finite((name, grad) for name, grad in gradients if grad is not None)
-        fault = f"the gradient of {fault}" if fault else first_non_finite(self._statistics)
+        fault = f"the gradient of {fault}" if fault else self._statistics_fault()
         if self.scaler is not None:
             # The scaler leaves out steps whose gradients overflowed and lowers its scale.
             self.scaler.step(self.optimizer)
@@ -265,6 +265,14 @@ class Trainer:
         if fault is not None:
             raise NonFiniteError(f"step {self.step + 1}: {fault} is not finite after the update")
         return True
+
+    def _statistics_fault(self) -> Optional[str]:
+        """Return the name of a BN statistic or buffer that the forward pass made non-finite."""
+        fault = first_non_finite(self._statistics)
+        if fault is not None and self.scaler is not None:
+            # The scaler looks at gradients only, and would step.
+            raise NonFiniteError(f"step {self.step + 1}: {fault} is not finite under AMP")
+        return fault
 
     def _count_skip(self, fault: str) -> None:
         self._skips_in_a_row += 1

@@ -210,3 +210,29 @@ def test_switch_goes_on_from_the_average_at_the_start_of_each_later_epoch():
     plain = make_trainer(make_reader(), network=LeNet, num_epochs=2)
     plain.train()
     assert all_bits(plain) != all_bits(switched)
+
+
+def test_statistics_that_overflow_under_amp_end_the_run_whatever_the_policy():
+    reader = make_reader()
+    Poison(reader, steps={2}, value=1e30)
+    trainer = make_trainer(reader, network=BatchNormFirst, non_finite="skip")
+
+    class Scaler:
+        """Stand in for GradScaler, which Paddle makes only on a GPU: find nothing, step."""
+
+        def scale(self, loss):
+            return loss
+
+        def unscale_(self, optimizer):
+            pass
+
+        def step(self, optimizer):
+            optimizer.step()
+
+        def update(self):
+            pass
+
+    trainer.scaler = Scaler()
+    trainer._parameters = []  # gradients that are finite, as far as the scaler sees
+    with pytest.raises(NonFiniteError, match=r"step 2: bn\..* is not finite under AMP"):
+        trainer.train()
