@@ -83,7 +83,7 @@ class Attack:
         (os.system, "touch {}", "posix.system"),
         (eval, "open('{}', 'w')", "builtins.eval"),
         (exec, "open('{}', 'w')", "builtins.exec"),
-        (open, "{}", "io.open"),
+        (open, "{}", "_?io.open"),
         (pickle.loads, b"N.", "_pickle.loads"),
         (getattr, "x", "builtins.getattr"),
     ],
