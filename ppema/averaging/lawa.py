@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Mapping, Optional, Sequence
+from typing import Any, Mapping, Optional, Sequence
 
 import paddle
 
-from .average import Counters, WeightAverage
+from .average import WeightAverage
 from .decay import ArgumentError
 from .fit import describe_misfit
 from .horizon import Duration, RunLength, to_whole_steps
@@ -32,8 +32,6 @@ class LatestWeightAverage(WeightAverage):
         ArgumentError: an argument out of range, or a pattern that matches no parameter.
     Source: LAWA, https://arxiv.org/abs/2209.14981.
     """
-
-    _COUNTERS: ClassVar[Counters] = {"num_snapshots": 0}
 
     def __init__(
         self,
@@ -81,7 +79,6 @@ class LatestWeightAverage(WeightAverage):
                 return 1.0
             self._store.blend(1.0)
             return 0.0
-        self._counters["num_snapshots"] += 1
         self._snapshots = [*self._snapshots, self._store.live_copies()][-self._k :]
         self._store.set_mean(self._snapshots)
         return 1.0 - 1.0 / len(self._snapshots)

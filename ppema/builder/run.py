@@ -99,7 +99,6 @@ def _make_hooks(
         "config_digest": config.digest(),
         "config_values": config.values(),
         "seed": config.seed,
-        "num_epochs": config.epoch,
         "identity": identity(config),
         "data": data.facts(),
     }

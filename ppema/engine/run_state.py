@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 from functools import partial
 from typing import Any, Callable, Mapping
@@ -76,8 +77,7 @@ def restore(trainer: Trainer, checkpoint: Checkpoint, is_own: bool = True) -> No
     state = checkpoint.read(STATE_FILE)
     _restore_averages(trainer.averages, state["averages"], checkpoint)
     if trainer.lr_scheduler is not None:
-        # Paddle's own state_dict leaves out fields that some schedules need (T_cur, say).
-        vars(trainer.lr_scheduler).update(state["lr_scheduler"])
+        _restore_schedule(trainer.lr_scheduler, state["lr_scheduler"])
     if trainer.scaler is not None and state["scaler"]:
         trainer.scaler.load_state_dict(state["scaler"])
     for hook in trainer.hooks:
@@ -86,6 +86,16 @@ def restore(trainer: Trainer, checkpoint: Checkpoint, is_own: bool = True) -> No
     for key in _PROGRESS:
         setattr(trainer, key, state["progress"][key])
     rng_from_json(state["rng"])
+
+
+def _restore_schedule(schedule: Any, state: Mapping[str, Any]) -> None:
+    """Put back how far a schedule is; its arguments are the config's, also where they changed.
+
+    Paddle's own state_dict leaves out fields that some schedules need (T_cur, say).
+    """
+    arguments = {"base_lr", *inspect.signature(type(schedule)).parameters} - {"last_epoch"}
+    moved = {name: value for name, value in state.items() if name not in arguments}
+    vars(schedule).update(moved)
 
 
 def _trainer_state(trainer: Trainer) -> dict[str, Any]:

@@ -169,12 +169,11 @@ class Trainer:
         self.optimizer.clear_grad()
         if has_moved:
             self.totals.add(figures)
+            for name, average in self.averages.items():
+                self.decays[name] = average.update()
         else:
             for (_, tensor), copy in zip(self._statistics, kept):
                 tensor.copy_(copy, True)
-        if has_moved:
-            for name, average in self.averages.items():
-                self.decays[name] = average.update()
         if self.lr_scheduler is not None:
             self.lr_scheduler.step()
         self.step += 1

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Mapping, Optional
@@ -19,8 +18,6 @@ from ..checkpoint import (
 from ..errors import CheckpointError, ConfigError
 from .evaluate import RAW
 from .run_state import MODEL_FILE, average_file
-
-logger = logging.getLogger(__name__)
 
 ALL = "all"
 

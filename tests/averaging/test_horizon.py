@@ -67,9 +67,9 @@ def test_averages_take_durations_in_any_unit():
     model = paddle.nn.Linear(1, 1)
     by_percent = StochasticWeightAverage(model, start="50 %", every="1 epochs", run=RUN)
     by_steps = StochasticWeightAverage(model, start=2345, every=938)
-    latest = LatestWeightAverage(model, k=3, every="10 steps")
+    latest = LatestWeightAverage(model, k=3, every="10 epochs", run=RUN._replace(steps_per_epoch=1))
+    every_tenth = LatestWeightAverage(model, k=3, every=10)
     for _ in range(4690):
         assert by_percent.update() == by_steps.update()
-        latest.update()
+        assert latest.update() == every_tenth.update()
     assert by_percent.num_points == 3
-    assert latest.state_dict()["num_snapshots"] == 469

@@ -120,6 +120,18 @@ def test_every_schedule_goes_on_where_it_was(tmp_path, name):
     assert resumed_at_step_3_equals_uninterrupted(tmp_path, change)
 
 
+def test_a_schedule_takes_a_changed_rate_from_the_config(tmp_path):
+    trainer, store = saving_trainer(tmp_path, stop=4, network=LeNet)
+    with pytest.raises(KeyboardInterrupt):
+        trainer.train()
+    resumed, _ = saving_trainer(tmp_path, network=LeNet)
+    resumed.lr_scheduler.base_lr = 0.5
+    restore(resumed, store.newest())
+    resumed.lr_scheduler.step()
+    assert resumed.lr_scheduler.last_epoch == 5
+    assert resumed.optimizer.get_lr() == pytest.approx(0.05)  # StepDecay by 0.1 every 3 steps
+
+
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_every_optimizer_goes_on_where_it_was(tmp_path, name):
     def change(trainer):
