@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import json
@@ -247,7 +248,9 @@ class CheckpointStore:
         sync_folder(folder)
 
     def _storage_error(self, step: int, error: OSError) -> StorageError:
-        _remove(self.folder / f".tmp-{self.path(step).name}")
+        # A disk that refused the save may refuse this as well; the next start clears it then.
+        with contextlib.suppress(OSError):
+            _remove(self.folder / f".tmp-{self.path(step).name}")
         kept = self.steps()
         rest = f"; step {kept[0]} kept" if kept else "; nothing was saved before"
         return StorageError(f"cannot save step {step}: {reason(error)}{rest}")

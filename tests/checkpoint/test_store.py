@@ -114,6 +114,16 @@ def test_a_full_disk_leaves_the_checkpoints_before(three, monkeypatch):
     assert not list(three.folder.glob(".tmp-*"))
 
 
+def test_a_disk_that_turns_read_only_is_said_with_what_is_kept(three, monkeypatch):
+    def refuse(*_):
+        raise OSError(30, "Read-only file system")
+
+    monkeypatch.setattr(os, "rename", refuse)
+    with pytest.raises(StorageError, match="cannot save step 40: read-only file system; step 30 k"):
+        three.save(40, files(40), {})
+    assert three.steps() == [30, 20, 10]
+
+
 def test_an_interrupted_save_is_not_a_checkpoint(three):
     def interrupted():
         raise KeyboardInterrupt
