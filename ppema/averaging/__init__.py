@@ -4,7 +4,9 @@ from .average import WeightAverage
 from .averaged_model import AveragedModel, ExponentialMovingAverageModel
 from .batch_norm import update_bn
 from .decay import ArgumentError
+from .diagnostics import Diagnostics
 from .ema import ExponentialMovingAverage
+from .gate import LossGate
 from .horizon import RunLength
 from .lawa import LatestWeightAverage
 from .posthoc import PowerFunctionEMA, posthoc_coefficients, posthoc_residual
@@ -23,10 +25,12 @@ __all__ = [
     "AVERAGES",
     "ArgumentError",
     "AveragedModel",
+    "Diagnostics",
     "ExponentialMovingAverage",
     "ExponentialMovingAverageModel",
     "GreedySoup",
     "LatestWeightAverage",
+    "LossGate",
     "PowerFunctionEMA",
     "RunLength",
     "StochasticWeightAverage",

@@ -10,6 +10,7 @@ import paddle
 
 from .batch_norm import update_bn
 from .decay import ArgumentError
+from .diagnostics import Diagnostics, Movement
 from .fit import describe_misfit
 from .shadow import BufferPolicy, ShadowDtype, ShadowStore
 
@@ -41,6 +42,9 @@ class WeightAverage:
     # What a subclass counts beside the updates, and where that starts.
     _COUNTERS: ClassVar[Counters] = {}
 
+    # Where the caller has looked at every weight already, looking again is a waste.
+    checks_finite = True
+
     def __init__(
         self,
         model: Any,
@@ -60,6 +64,7 @@ class WeightAverage:
         self._store = ShadowStore(*self._selection)
         self._recomputes = buffers == "recompute" and bool(self._store.live_statistics())
         self._counters = self._initial_counters()
+        self._movement = Movement(self._store.averages())
 
     @property
     def num_updates(self) -> int:
@@ -71,6 +76,7 @@ class WeightAverage:
         self._require_raw("register()")
         self._store = ShadowStore(*self._selection)
         self._counters = self._initial_counters()
+        self._movement = Movement(self._store.averages())
 
     def update(self) -> float:
         """Fold the model's current weights in; call it after each `optimizer.step()`.
@@ -80,12 +86,17 @@ class WeightAverage:
 
         Raises:
             RuntimeError: the average is applied at the moment.
+            FloatingPointError: a weight is NaN or infinite; the average stays what it was. Not
+                where `checks_finite` is set to False by a caller that has looked itself.
         """
         self._require_raw("update()")
+        fault = self._store.first_non_finite() if self.checks_finite else None
+        if fault is not None:
+            raise FloatingPointError(f"{fault} holds NaN or Inf; the average stays what it was")
         kept = self._share_to_keep(self.num_updates)
         self._counters["num_updates"] += 1
         if kept < 1.0:
-            self._store.blend(1.0 - kept)
+            self._fold(kept)
         return kept
 
     @property
@@ -196,6 +207,21 @@ class WeightAverage:
         self._require_raw("distance()")
         return self._store.distance()
 
+    def diagnostics(self) -> Diagnostics:
+        """Return what the average is made of at the moment.
+
+        Raises:
+            RuntimeError: the average is applied at the moment.
+        """
+        moving = self._store.moving_averages()
+        return Diagnostics(
+            effective_window=1.0 / self._counters["share_squares"],
+            initial_share=float(self._counters["initial_share"]),
+            distance=self.distance(),
+            never_moved=self._movement.unmoved(moving),
+            num_tensors=len(moving),
+        )
+
     def state_dict(self) -> dict[str, Any]:
         """Return all that an exact continuation needs; right while applied too.
 
@@ -239,13 +265,22 @@ class WeightAverage:
                 average.copy_(
                     stored if paddle.is_tensor(stored) else paddle.to_tensor(stored), True
                 )
+        self._movement = Movement(self._store.averages())
 
     def _share_to_keep(self, t: int) -> float:
         """Return the share of the average that stays at call t of `update`; 1.0 changes nothing."""
         raise NotImplementedError
 
+    def _fold(self, kept: float) -> None:
+        """Move the average by an update that keeps this share of it, and count the shares."""
+        self._store.blend(1.0 - kept)
+        self._counters["initial_share"] *= kept
+        squares = self._counters["share_squares"]
+        self._counters["share_squares"] = kept**2 * squares + (1.0 - kept) ** 2
+
     def _initial_counters(self) -> Counters:
-        counters: Counters = {"num_updates": 0, **self._COUNTERS}
+        counters: Counters = {"num_updates": 0, "initial_share": 1.0, "share_squares": 1.0}
+        counters.update(self._COUNTERS)
         if self._recomputes:
             counters["recomputed_at"] = 0
         return counters

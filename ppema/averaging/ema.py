@@ -62,8 +62,8 @@ class ScheduledAverage(WeightAverage):
             device=device,
         )
 
-    def initial_share(self, num_updates: int) -> float:
-        """Return the share that the initial weights have in the average after `num_updates`."""
+    def expected_initial_share(self, num_updates: int) -> float:
+        """Return the share that the initial weights will have after `num_updates`."""
         return 0.0 if self._debias else initial_share(self.schedule, num_updates)
 
     def _share_to_keep(self, t: int) -> float:

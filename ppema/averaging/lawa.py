@@ -64,24 +64,19 @@ class LatestWeightAverage(WeightAverage):
         super().register()
         self._snapshots = []
 
-    def update(self) -> float:
-        """Take a snapshot where one is due; call it after each `optimizer.step()`.
+    def _share_to_keep(self, t: int) -> float:
+        if (t + 1) % self._every == 0:
+            return 1.0 - 1.0 / min(len(self._snapshots) + 1, self._k)
+        return 1.0 if self._snapshots else 0.0
 
-        Returns the share of the old average that was kept: 1.0 where none is due.
-
-        Raises:
-            RuntimeError: the average is applied at the moment.
-        """
-        self._require_raw("update()")
-        self._counters["num_updates"] += 1
+    def _fold(self, kept: float) -> None:
         if self.num_updates % self._every:
-            if self._snapshots:
-                return 1.0
-            self._store.blend(1.0)
-            return 0.0
+            super()._fold(kept)
+            return
         self._snapshots = [*self._snapshots, self._store.live_copies()][-self._k :]
         self._store.set_mean(self._snapshots)
-        return 1.0 - 1.0 / len(self._snapshots)
+        self._counters["initial_share"] = 0.0
+        self._counters["share_squares"] = 1.0 / len(self._snapshots)
 
     def state_dict(self) -> dict[str, Any]:
         """Return all that an exact continuation needs, the snapshots too, oldest first."""

@@ -7,11 +7,12 @@ profile relative to the length of the run.
 
 from __future__ import annotations
 
-from typing import Any, Optional, Sequence
+from typing import Any, Mapping, Optional, Sequence
 
 import numpy as np
 import numpy.typing as npt
 
+from .average import Counters
 from .decay import ArgumentError
 from .ema import ScheduledAverage
 from .shadow import BufferPolicy, ShadowDtype
@@ -73,6 +74,7 @@ class PowerFunctionEMA(ScheduledAverage):
         device: Optional[str] = None,
     ) -> None:
         gamma = sigma_rel_to_gamma(sigma_rel)
+        self.sigma_rel = float(sigma_rel)
         super().__init__(
             model,
             lambda t: power_function_decay(gamma, t),
@@ -84,6 +86,23 @@ class PowerFunctionEMA(ScheduledAverage):
             shadow_dtype=shadow_dtype,
             device=device,
         )
+
+    @property
+    def profile_end(self) -> int:
+        """Return the update that the average reaches up to: the last that was folded in."""
+        return self.num_updates - self.num_updates % self._update_every
+
+    def _initial_counters(self) -> Counters:
+        return {**super()._initial_counters(), "sigma_rel": self.sigma_rel}
+
+    def _checked_counters(self, state: Mapping[str, Any]) -> Counters:
+        counters = super()._checked_counters(state)
+        if counters["sigma_rel"] != self.sigma_rel:
+            raise ValueError(
+                f"the state is of sigma_rel {counters['sigma_rel']:g}, this average of "
+                f"{self.sigma_rel:g}; give another width another name"
+            )
+        return counters
 
 
 def posthoc_coefficients(

@@ -11,6 +11,7 @@ import paddle
 
 from .batch_norm import batch_norm_statistics
 from .decay import ArgumentError
+from .finite import first_non_finite
 from .place import parse_place
 from .swap import Exchange, alias_of, is_any_exchanged
 from .views import BLOCK, BlendViews, is_viewable
@@ -138,6 +139,16 @@ class ShadowStore:
             for shadow in self.shadows:
                 if shadow.name in statistics:
                     shadow.average.copy_(statistics[shadow.name], True)
+
+    def first_non_finite(self) -> Optional[str]:
+        """Return the name of a live tensor that holds NaN or Inf, None where all are finite."""
+        return first_non_finite((shadow.name, shadow.live) for shadow in self._moving())
+
+    def moving_averages(self) -> dict[str, Any]:
+        """Return the averages that updates move, by first name: not those of frozen weights."""
+        averages = self.averages()
+        moving = [s for s in self._moving() if not _is_frozen(s) and s.live.size]
+        return {shadow.name: averages[shadow.name] for shadow in moving}
 
     def swap_in(self) -> None:
         """Put the averages into the model by exchanging storage; `swap_out` puts them back."""

@@ -8,7 +8,13 @@ from typing import Any, Mapping, Optional
 
 import paddle
 
-from ..averaging import ExponentialMovingAverage, RunLength, WeightAverage
+from ..averaging import (
+    ArgumentError,
+    ExponentialMovingAverage,
+    LossGate,
+    RunLength,
+    WeightAverage,
+)
 from ..config import Config
 from .catalog import construct
 
@@ -79,12 +85,26 @@ def make_averages(config: Config, model: Any, run: RunLength) -> dict[str, Weigh
     return averages
 
 
+def make_gate(config: Config) -> Optional[LossGate]:
+    """Return the gate of the averages; None where the config sets no limit.
+
+    Raises:
+        ConfigError: a limit is out of range; with its line.
+    """
+    if config.max_loss is None and config.max_loss_ratio is None:
+        return None
+    try:
+        return LossGate(config.max_loss, config.max_loss_ratio)
+    except ArgumentError as error:
+        raise config.error(error.argument, str(error)) from None
+
+
 def warn_of_long_windows(averages: Mapping[str, WeightAverage], num_steps: int) -> None:
     """Warn of each average that would still be made of the initial weights after the run."""
     for name, average in averages.items():
         if not isinstance(average, ExponentialMovingAverage):
             continue
-        share = average.initial_share(num_steps)
+        share = average.expected_initial_share(num_steps)
         if share > _LARGE_INITIAL_SHARE:
             logger.warning(
                 "%s: decay %.6g over %s steps leaves %.0f %% of the initial weights in the "
@@ -115,6 +135,7 @@ def check(config: Config) -> None:
     model = make_model(config)
     make_loss(config)
     make_optimizer(config, model)
+    make_gate(config)
     # Without data the steps of an epoch are not known; that a duration is one can be checked.
     make_averages(config, model, run_length(config, steps_per_epoch=1000))
 

@@ -17,6 +17,7 @@ from ..engine.trainer import Hook, Trainer
 from .parts import (
     identity,
     make_averages,
+    make_gate,
     make_loss,
     make_model,
     make_optimizer,
@@ -72,6 +73,7 @@ def make_trainer(
         amp=config.amp,
         recompute_batches=config.recompute_batches,
         switch=config.switch,
+        gate=make_gate(config),
     )
     trainer.hooks = _make_hooks(config, data, store, bar, with_evaluation, signals)
     return trainer

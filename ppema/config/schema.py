@@ -68,6 +68,13 @@ class Keys:
     Averages: Dict[str, Named] = key("averages of the weights, each under a name of your own", {})
     select: str = key("the weights that count: raw, an average's name, or best", "best")
     switch: Optional[str] = key("an average to go on from at the start of each epoch", None)
+    max_loss: Optional[float] = key("averages leave out steps whose loss is above it", None)
+    max_loss_ratio: Optional[float] = key(
+        "… above so many times the median of the latest 100 losses", None, above=1
+    )
+    posthoc_every: Union[int, float, str, None] = key(
+        "between snapshots of each PowerFunctionEMA: steps, or such as 2 %", None
+    )
     use_gpu: Union[bool, Literal["auto"]] = key("auto: where CUDA is built in and visible", "auto")
     seed: int = key("of weights, order and dropout", 0, at_least=0, at_most=2**32 - 1)
     accumulate_steps: int = key("batches whose gradients make one step", 1, at_least=1)

@@ -6,6 +6,7 @@ import datetime
 import logging
 from typing import Any, Mapping, Optional
 
+from ..averaging import Diagnostics
 from ..checkpoint import BEST, FINAL, CheckpointStore
 from ..metrics import Evaluation
 from .evaluate import choose, evaluate_all, table
@@ -43,7 +44,8 @@ class LogHook(Hook):
 
     def _log(self, trainer: Trainer) -> None:
         totals, trainer.totals = trainer.totals, Totals()
-        record = {
+        found = {name: average.diagnostics() for name, average in trainer.averages.items()}
+        record: dict[str, Any] = {
             "step": trainer.step,
             "epoch": trainer.epoch,
             "split": "train",
@@ -52,8 +54,13 @@ class LogHook(Hook):
             "lr": float(trainer.optimizer.get_lr()),
             "ips": totals.num_samples / totals.step_s,
             "decay": dict(trainer.decays),
-            "distance": {name: avg.distance() for name, avg in trainer.averages.items()},
+            "distance": {name: d.distance for name, d in found.items()},
+            "window": {name: d.effective_window for name, d in found.items()},
+            "initial_share": {name: d.initial_share for name, d in found.items()},
+            "never_moved": {name: d.never_moved_share for name, d in found.items()},
         }
+        if trainer.gate is not None:
+            record["left_out"] = trainer.gate.num_left_out
         self._recorder.write(record)
         eta = _time_left(trainer, totals)
         if self._bar is not None:
@@ -63,6 +70,9 @@ class LogHook(Hook):
             )
         # On a terminal the bar stands for this line; the file has it in any case.
         logger.info(_training_line(trainer, totals, record, eta), extra={"is_step": True})
+        if trainer.is_epoch_end:
+            for name, diagnostics in found.items():
+                logger.info("%s: %s", name, _diagnostics_line(diagnostics))
 
 
 class EvaluateHook(Hook):
@@ -193,6 +203,16 @@ def _time_left(trainer: Trainer, totals: Totals) -> datetime.timedelta:
     done, of = trainer.step_in_epoch, trainer.steps_per_epoch
     steps_left = (trainer.num_epochs - trainer.epoch) * of + of - done
     return datetime.timedelta(seconds=int(steps_left * totals.step_s / totals.num_steps))
+
+
+def _diagnostics_line(diagnostics: Diagnostics) -> str:
+    stuck = diagnostics.never_moved
+    names = f" ({', '.join(stuck[:3])}{', …' if len(stuck) > 3 else ''})" if stuck else ""
+    return (
+        f"effective window {diagnostics.effective_window:.0f}, initial weights "
+        f"{100 * diagnostics.initial_share:.1f} %, distance to raw {diagnostics.distance:.4g}, "
+        f"{len(stuck)} of {diagnostics.num_tensors} tensors never moved{names}"
+    )
 
 
 def _training_line(

@@ -16,13 +16,16 @@ from ..errors import StorageError
 logger = logging.getLogger(__name__)
 
 METRICS = "metrics.jsonl"
+# What a training record has for each average.
+_BY_AVERAGE = ("decay", "distance", "window", "initial_share", "never_moved")
 
 
 class Recorder:
     """Append records to metrics.jsonl and show them in VisualDL.
 
-    A training record has `step, epoch, split: train, loss, top1, lr, ips, decay, distance`; an
-    evaluation record `step, epoch, split: eval, average, top1, top2, loss`.
+    A training record has `step, epoch, split: train, loss, top1, lr, ips`, then by
+    average `decay, distance, window, initial_share, never_moved`, and `left_out` where a gate is
+    set; an evaluation record `step, epoch, split: eval, average, top1, top2, loss`.
 
     Args:
         folder: the run's folder.
@@ -106,7 +109,7 @@ class VisualDLView:
     def _show_training(self, record: Mapping[str, Any]) -> None:
         for kind in ("loss", "lr", "ips"):
             self._add("train", f"train/{kind}", record[kind], record["step"])
-        for kind in ("decay", "distance"):
+        for kind in _BY_AVERAGE:
             for name, value in record[kind].items():
                 self._add("train", f"{name}/{kind}", value, record["step"])
 
@@ -144,7 +147,7 @@ def _is_record(record: Any) -> bool:
     if not isinstance(record, dict) or type(record.get("step")) is not int:
         return False
     if record.get("split") == "train":
-        return all(key in record for key in ("loss", "lr", "ips", "decay", "distance"))
+        return all(key in record for key in ("loss", "lr", "ips", *_BY_AVERAGE))
     return record.get("split") == "eval" and all(
         key in record for key in ("average", "top1", "top2", "loss")
     )

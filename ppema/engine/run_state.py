@@ -80,6 +80,8 @@ def restore(trainer: Trainer, checkpoint: Checkpoint, is_own: bool = True) -> No
         _restore_schedule(trainer.lr_scheduler, state["lr_scheduler"])
     if trainer.scaler is not None and state["scaler"]:
         trainer.scaler.load_state_dict(state["scaler"])
+    if trainer.gate is not None and state["gate"]:
+        trainer.gate.set_state_dict(state["gate"])
     for hook in trainer.hooks:
         if is_own and hook.name in state["hooks"]:
             hook.set_state_dict(state["hooks"][hook.name])
@@ -105,6 +107,7 @@ def _trainer_state(trainer: Trainer) -> dict[str, Any]:
         "averages": {name: _average_state(avg) for name, avg in trainer.averages.items()},
         "lr_scheduler": _plain(schedule, skip_others=True),
         "scaler": _plain(trainer.scaler.state_dict()) if trainer.scaler else {},
+        "gate": trainer.gate.state_dict() if trainer.gate else {},
         "hooks": {hook.name: _plain(hook.state_dict()) for hook in trainer.hooks if hook.name},
         "rng": rng_to_json(),
     }

@@ -12,11 +12,11 @@ from typing import Any, Callable, Iterator, Literal, Mapping, Optional, Sequence
 
 import paddle
 
-from ..averaging import WeightAverage
+from ..averaging import LossGate, WeightAverage
 from ..averaging.batch_norm import batch_norm_statistics
+from ..averaging.finite import first_non_finite
 from ..errors import NonFiniteError
 from ..metrics import num_correct
-from .finite import first_non_finite
 
 logger = logging.getLogger(__name__)
 
@@ -98,6 +98,7 @@ class Trainer:
         non_finite: a NaN or Inf in a gradient ends the run (error) or leaves the step out (skip).
         max_skips: steps left out in a row before the run ends all the same.
         amp: off, O1 or O2, by paddle.amp with a GradScaler.
+        gate: asked after each step whether the averages may be updated; waits for the device.
         switch: an average that becomes the model's weights at the start of each later epoch.
         recompute_batches: training batches that averages with `buffers="recompute"` take.
     """
@@ -119,10 +120,12 @@ class Trainer:
         amp: AmpLevel = "off",
         recompute_batches: int = 100,
         switch: Optional[str] = None,
+        gate: Optional[LossGate] = None,
     ) -> None:
         self.model, self.loss_fn, self.optimizer = model, loss_fn, optimizer
         self.reader, self.averages, self.hooks = reader, dict(averages), list(hooks)
         self.num_epochs, self.lr_scheduler = num_epochs, lr_scheduler
+        self.gate = gate
         self.scaler = paddle.amp.GradScaler() if amp != "off" else None
         self.step, self.epoch, self.step_in_epoch, self.samples = 0, 1, 0, 0
         self.is_epoch_end = self.is_run_end = False
@@ -134,6 +137,9 @@ class Trainer:
         # Looked up once: walking the layers at each step costs more than the check itself.
         self._statistics = _moving_buffers(model)
         self._parameters = list(model.named_parameters())
+        for average in self.averages.values():
+            # Each step looks at every weight once, for all averages.
+            average.checks_finite = False
 
     @property
     def steps_per_epoch(self) -> int:
@@ -169,8 +175,7 @@ class Trainer:
         self.optimizer.clear_grad()
         if has_moved:
             self.totals.add(figures)
-            for name, average in self.averages.items():
-                self.decays[name] = average.update()
+            self._update_averages(figures)
         else:
             for (_, tensor), copy in zip(self._statistics, kept):
                 tensor.copy_(copy, True)
@@ -214,6 +219,21 @@ class Trainer:
             group.append(batch)
         if group:
             yield group, True
+
+    def _update_averages(self, figures: Sequence[tuple[int, Any, Any]]) -> None:
+        if self.gate is not None:
+            loss = sum(count * float(loss) for count, loss, _ in figures)
+            if not self.gate.admits(loss / sum(count for count, *_ in figures)):
+                self.decays = dict.fromkeys(self.averages, 1.0)
+                logger.warning(
+                    "step %d: %s; left out of the averages (%d so far)",
+                    self.step + 1,
+                    self.gate.reason,
+                    self.gate.num_left_out,
+                )
+                return
+        for name, average in self.averages.items():
+            self.decays[name] = average.update()
 
     def _copy_statistics(self) -> list[Any]:
         """Return copies of what a forward pass moves, where a step may be left out."""

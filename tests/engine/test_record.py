@@ -30,6 +30,10 @@ def test_records_come_every_log_iter_and_at_each_evaluation(tmp_path):
     training = [r for r in records if r["split"] == "train"]
     assert [r["step"] for r in training] == [2, 4, 5, 7, 9, 10]
     assert set(training[0]) >= {"epoch", "loss", "top1", "lr", "ips", "decay", "distance"}
+    now = trainer.averages["ema"].diagnostics()
+    assert training[-1]["window"]["ema"] == pytest.approx(now.effective_window)
+    assert training[-1]["initial_share"]["ema"] == pytest.approx(now.initial_share)
+    assert training[-1]["never_moved"]["ema"] == 0.0
     assert training[-1]["decay"]["ema"] == trainer.decays["ema"]
     assert training[-1]["distance"]["ema"] == pytest.approx(trainer.averages["ema"].distance())
     evaluations = [(r["step"], r["average"]) for r in records if r["split"] == "eval"]
@@ -71,7 +75,8 @@ def test_a_damaged_line_ends_the_record_with_a_warning(tmp_path, line, caplog):
 def test_a_figure_that_is_no_number_is_null(tmp_path):
     recorder = Recorder(tmp_path, tmp_path / "vdl")
     record = {"step": 1, "split": "train", "loss": float("nan"), "lr": 0.1, "ips": 1.0}
-    recorder.write({**record, "decay": {}, "distance": {"ema": float("inf")}})
+    by_average = {kind: {} for kind in ("decay", "window", "initial_share", "never_moved")}
+    recorder.write({**record, **by_average, "distance": {"ema": float("inf")}})
     recorder.close()
     (found,) = read_records(tmp_path / "metrics.jsonl")
     assert (found["loss"], found["distance"]["ema"], found["lr"]) == (None, None, 0.1)
@@ -101,7 +106,16 @@ def test_visualdl_shows_one_tag_for_raw_and_every_average(tmp_path):
             expected = [(r["step"], r[kind]) for r in records if r["average"] == name]
             found = read_scalars(tmp_path / "vdl" / name, f"eval/{kind}")
             assert found == [(step, pytest.approx(value)) for step, value in expected]
-    for tag in ("train/loss", "train/lr", "train/ips", "ema/decay", "ema/distance"):
+    for tag in (
+        "train/loss",
+        "train/lr",
+        "train/ips",
+        "ema/decay",
+        "ema/distance",
+        "ema/window",
+        "ema/initial_share",
+        "ema/never_moved",
+    ):
         assert [s for s, _ in read_scalars(tmp_path / "vdl/train", tag)] == [2, 4, 5, 7, 9, 10]
 
 

@@ -108,6 +108,18 @@ def test_non_finite_and_max_skips(run_tool, config, tmp_path, monkeypatch):
         assert len(result.err.splitlines()) == (1 if code else 0)
 
 
+def test_max_loss_and_max_loss_ratio_leave_steps_out_of_the_averages(train):
+    shut = train("max_loss=1e-6", "log_iter=29")
+    assert "loss 2.3" in shut.out
+    assert "left out of the averages (29 so far)" in shut.out
+    assert "initial weights 100.0 %" in shut.out
+    record = json.loads((FOLDER / "metrics.jsonl").read_text().splitlines()[-1])
+    assert (record["left_out"], record["never_moved"]["ema"]) == (29, 1.0)
+    # The loss falls from step to step, so a ratio just above 1 still leaves out a few.
+    some = train("max_loss_ratio=1.001", "LearningRate.base_lr=0.1")
+    assert 0 < some.out.count("left out of the averages") < 29
+
+
 def test_a_window_longer_than_the_run_is_warned_about(train):
     slow = "Averages.slow={name: ExponentialMovingAverage, decay: 0.9999, schedule: constant}"
     result = train(slow)

@@ -6,7 +6,7 @@ from typing import Any, Iterable, Optional
 
 import numpy as np
 
-from ..averaging.views import flat_view, is_viewable
+from .views import flat_view, is_viewable
 
 
 def first_non_finite(tensors: Iterable[tuple[str, Any]]) -> Optional[str]:
