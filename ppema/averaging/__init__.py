@@ -7,10 +7,10 @@ from .decay import ArgumentError
 from .diagnostics import Diagnostics
 from .ema import ExponentialMovingAverage
 from .gate import LossGate
-from .horizon import RunLength
+from .horizon import RunLength, to_whole_steps
 from .lawa import LatestWeightAverage
 from .posthoc import PowerFunctionEMA, posthoc_coefficients, posthoc_residual
-from .soup import GreedySoup, greedy_soup, uniform_soup
+from .soup import GreedySoup, combine_states, greedy_soup, uniform_soup
 from .swa import StochasticWeightAverage
 
 # What a config may name.
@@ -35,9 +35,11 @@ __all__ = [
     "RunLength",
     "StochasticWeightAverage",
     "WeightAverage",
+    "combine_states",
     "greedy_soup",
     "posthoc_coefficients",
     "posthoc_residual",
+    "to_whole_steps",
     "uniform_soup",
     "update_bn",
 ]

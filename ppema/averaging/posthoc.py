@@ -7,42 +7,23 @@ profile relative to the length of the run.
 
 from __future__ import annotations
 
+import math
 from typing import Any, Mapping, Optional, Sequence
 
 import numpy as np
-import numpy.typing as npt
 
 from .average import Counters
 from .decay import ArgumentError
 from .ema import ScheduledAverage
+from .profile import (
+    ExponentialProfile,
+    Floats,
+    PowerProfile,
+    Profile,
+    power_function_decay,
+    sigma_rel_to_gamma,
+)
 from .shadow import BufferPolicy, ShadowDtype
-
-Floats = npt.NDArray[np.float64]
-
-# As gamma falls to 0 the profile becomes flat, and the width of a flat one is 1 / sqrt(12).
-MAX_SIGMA_REL = 12**-0.5
-
-
-def sigma_rel_to_gamma(sigma_rel: float) -> float:
-    """Return the exponent of the profile ``t ** gamma`` that has the relative width `sigma_rel`.
-
-    Raises:
-        ArgumentError: sigma_rel is not between 0 and 12 ** -0.5 (0.2887).
-    Source: appendix C, the largest root of ``gamma**3 + 7*gamma**2 + (16 - s)*gamma + (12 - s)``
-        with ``s = sigma_rel ** -2``.
-    """
-    if not 0.0 < sigma_rel < MAX_SIGMA_REL:
-        raise ArgumentError("sigma_rel", f"between 0 and {MAX_SIGMA_REL:.4f}", sigma_rel)
-    s = float(sigma_rel) ** -2
-    return float(np.roots([1.0, 7.0, 16.0 - s, 12.0 - s]).real.max())
-
-
-def power_function_decay(gamma: float, t: int) -> float:
-    """Return the decay of the update after `t`, ``(1 - 1 / (t + 1)) ** (gamma + 1)``.
-
-    Source: section 3.1; the first update copies the weights.
-    """
-    return float((1.0 - 1.0 / (t + 1)) ** (gamma + 1.0))
 
 
 class PowerFunctionEMA(ScheduledAverage):
@@ -92,6 +73,18 @@ class PowerFunctionEMA(ScheduledAverage):
         """Return the update that the average reaches up to: the last that was folded in."""
         return self.num_updates - self.num_updates % self._update_every
 
+    def snapshot(self) -> dict[str, Any]:
+        """Return copies of the model's state with the averages in it, in the shadows' dtypes.
+
+        BN statistics are those averaged so far, also where they are to be recomputed.
+        """
+        self._store.check_model()
+        return self._store.model_state(in_model_dtypes=False)
+
+    def copied_names(self) -> list[str]:
+        """Return the names in the model's state that are not averaged: excluded, or no weights."""
+        return self._store.copied_names()
+
     def _initial_counters(self) -> Counters:
         return {**super()._initial_counters(), "sigma_rel": self.sigma_rel}
 
@@ -106,15 +99,20 @@ class PowerFunctionEMA(ScheduledAverage):
 
 
 def posthoc_coefficients(
-    times: Sequence[float], sigma_rels: Sequence[float], time: float, sigma_rel: float
+    times: Sequence[float],
+    sigma_rels: Sequence[float],
+    time: float,
+    sigma_rel: Optional[float] = None,
+    half_life: Optional[float] = None,
 ) -> Floats:
-    """Return how much of each snapshot makes the EMA of width `sigma_rel` at `time`.
+    """Return how much of each snapshot makes the wanted EMA, as it would have been at `time`.
 
     Args:
         times: of each snapshot, the update it was taken at.
         sigma_rels: of each snapshot, the width of the average it is of.
         time: of the wanted average, at most the last snapshot's.
-        sigma_rel: of the wanted average.
+        sigma_rel: of the wanted average, a power function; or
+        half_life: of the wanted average, an exponential one, in updates.
 
     Returns:
         float64 [number of snapshots], summing to 1, by least squares over the profiles.
@@ -124,59 +122,69 @@ def posthoc_coefficients(
         ValueError: no snapshots, or not one width for each time.
     Source: section 3.2 and appendix C; the division by the sum is theirs too.
     """
-    solution = _least_squares(times, sigma_rels, time, sigma_rel)
-    return np.asarray(solution / solution.sum())
+    tracked = _tracked_profiles(times, sigma_rels)
+    return _solve(tracked, _wanted_profile(tracked, time, sigma_rel, half_life))
 
 
 def posthoc_residual(
-    times: Sequence[float], sigma_rels: Sequence[float], time: float, sigma_rel: float
+    times: Sequence[float],
+    sigma_rels: Sequence[float],
+    time: float,
+    sigma_rel: Optional[float] = None,
+    half_life: Optional[float] = None,
 ) -> float:
     """Return how far the combined profile is from the wanted one: an L2 norm, relative to it.
 
     Arguments and errors as for `posthoc_coefficients`; 0 means that the profile is met exactly.
     """
-    x = posthoc_coefficients(times, sigma_rels, time, sigma_rel)
-    t, gammas = _profiles(times, sigma_rels)
-    wanted_t, wanted_gamma = _profiles([time], [sigma_rel])
-    among = _inner_products(t, gammas, t, gammas)
-    with_wanted = _inner_products(t, gammas, wanted_t, wanted_gamma)[:, 0]
-    wanted = _inner_products(wanted_t, wanted_gamma, wanted_t, wanted_gamma)[0, 0]
-    squared = x @ among @ x - 2.0 * x @ with_wanted + wanted
-    return float(np.sqrt(max(squared, 0.0) / wanted))
+    tracked = _tracked_profiles(times, sigma_rels)
+    wanted = _wanted_profile(tracked, time, sigma_rel, half_life)
+    x = _solve(tracked, wanted)
+    a, b = _inner_products(tracked), _inner_with(tracked, wanted)
+    norm = wanted.squared_norm()
+    squared = float(x @ a @ x - 2.0 * x @ b) + norm
+    return math.sqrt(max(squared, 0.0) / norm)
 
 
-def _least_squares(
-    times: Sequence[float], sigma_rels: Sequence[float], time: float, sigma_rel: float
-) -> Floats:
+def _solve(tracked: Sequence[PowerProfile], wanted: Profile) -> Floats:
+    # lstsq, as close snapshots make the matrix singular to working precision.
+    solution = np.linalg.lstsq(_inner_products(tracked), _inner_with(tracked, wanted), rcond=1e-14)
+    return np.asarray(solution[0] / solution[0].sum(), dtype=np.float64)
+
+
+def _tracked_profiles(times: Sequence[float], sigma_rels: Sequence[float]) -> list[PowerProfile]:
     if not len(times) or len(times) != len(sigma_rels):
         raise ValueError(f"{len(times)} snapshot times and {len(sigma_rels)} widths; give a pair")
-    t, gammas = _profiles(times, sigma_rels)
-    wanted_t, wanted_gamma = _profiles([time], [sigma_rel])
-    if time > t.max():
-        raise ArgumentError("time", f"at most that of the last snapshot, {t.max():g}", time)
-    a = _inner_products(t, gammas, t, gammas)
-    b = _inner_products(t, gammas, wanted_t, wanted_gamma)[:, 0]
-    # lstsq, as close snapshots make the matrix singular to working precision.
-    return np.asarray(np.linalg.lstsq(a, b, rcond=1e-14)[0], dtype=np.float64)
-
-
-def _profiles(times: Sequence[float], sigma_rels: Sequence[float]) -> tuple[Floats, Floats]:
-    t = np.asarray(times, dtype=np.float64)
-    if not (t > 0).all() or not np.isfinite(t).all():
+    if not all(0.0 < time < math.inf for time in times):
         raise ArgumentError("times", "finite numbers above 0", list(times))
-    gammas = np.asarray([sigma_rel_to_gamma(width) for width in sigma_rels], dtype=np.float64)
-    return t, gammas
+    return [
+        PowerProfile(float(time), sigma_rel_to_gamma(sigma_rel))
+        for time, sigma_rel in zip(times, sigma_rels)
+    ]
 
 
-def _inner_products(t_a: Floats, gamma_a: Floats, t_b: Floats, gamma_b: Floats) -> Floats:
-    """Return the integrals of the products of all pairs of profiles, [len(a), len(b)].
+def _wanted_profile(
+    tracked: Sequence[PowerProfile],
+    time: float,
+    sigma_rel: Optional[float],
+    half_life: Optional[float],
+) -> Profile:
+    last = max(profile.end for profile in tracked)
+    if not 0.0 < time <= last:
+        raise ArgumentError("time", f"above 0 and at most the last snapshot's, {last:g}", time)
+    if (sigma_rel is None) == (half_life is None):
+        raise ArgumentError("sigma_rel", "given where half_life is not, and only there", sigma_rel)
+    if sigma_rel is not None:
+        return PowerProfile(float(time), sigma_rel_to_gamma(sigma_rel))
+    assert half_life is not None
+    if not 0.0 < half_life < math.inf:
+        raise ArgumentError("half_life", "a finite number above 0", half_life)
+    return ExponentialProfile(float(time), float(half_life))
 
-    The profile of (T, gamma) is ``(gamma + 1) * t**gamma / T**(gamma + 1)`` up to T, 0 after.
 
-    Source: appendix C.
-    """
-    ratio = t_a[:, None] / t_b[None, :]
-    a, b = gamma_a[:, None], gamma_b[None, :]
-    exponent = np.where(ratio < 1.0, b, -a)
-    longest = np.maximum(t_a[:, None], t_b[None, :])
-    return np.asarray((a + 1.0) * (b + 1.0) * ratio**exponent / ((a + b + 1.0) * longest))
+def _inner_products(tracked: Sequence[PowerProfile]) -> Floats:
+    return np.array([[one.inner(other) for other in tracked] for one in tracked])
+
+
+def _inner_with(tracked: Sequence[PowerProfile], wanted: Profile) -> Floats:
+    return np.array([wanted.inner(profile) for profile in tracked])

@@ -192,16 +192,17 @@ class ShadowStore:
         """Return tensors over the memory of the averages, right whatever is swapped later."""
         return {name: alias_of(average) for name, average in self.averages().items()}
 
-    def model_state(self) -> dict[str, Any]:
-        """Return the model's state with the averages in it, in the model's dtypes, as copies."""
+    def model_state(self, in_model_dtypes: bool = True) -> dict[str, Any]:
+        """Return copies of the model's state with the averages in it."""
         averages = self.averages()
         copies: dict[int, Any] = {}
         with paddle.no_grad():
             for shadow in self.shadows:
-                average = averages[shadow.name]
-                copies[id(shadow.live)] = average.astype(shadow.live.dtype).to(shadow.live.place)
-                if copies[id(shadow.live)].data_ptr() == average.data_ptr():
-                    copies[id(shadow.live)] = average.detach().clone()
+                average, live = averages[shadow.name], shadow.live
+                dtype = live.dtype if in_model_dtypes else average.dtype
+                copies[id(live)] = average.astype(dtype).to(live.place)
+                if copies[id(live)].data_ptr() == average.data_ptr():
+                    copies[id(live)] = average.detach().clone()
             state = self._model.state_dict()
             for live in state.values():
                 if id(live) not in copies:
@@ -209,6 +210,12 @@ class ShadowStore:
                 # Paddle saves this name too; a new one each time would change the file's bytes.
                 copies[id(live)].name = live.name
         return {name: copies[id(live)] for name, live in state.items()}
+
+    def copied_names(self) -> list[str]:
+        """Return the names in the model's state whose tensors have no average."""
+        averaged = {id(shadow.live) for shadow in self.shadows}
+        state = self._model.state_dict()
+        return [name for name, live in state.items() if id(live) not in averaged]
 
     def check_model(self) -> None:
         """Raise RuntimeError where the model no longer consists of the tensors registered."""

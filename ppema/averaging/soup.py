@@ -6,7 +6,8 @@ weights (a common pretrained model, say): means of unrelated networks are no net
 
 from __future__ import annotations
 
-from typing import Any, Callable, Mapping, NamedTuple, Sequence
+import math
+from typing import Any, Callable, Collection, Iterable, Mapping, NamedTuple, Sequence
 
 import paddle
 
@@ -23,23 +24,58 @@ class GreedySoup(NamedTuple):
     scores: dict[str, float]
 
 
-def uniform_soup(states: Mapping[str, State]) -> dict[str, Any]:
-    """Return the equal-weight mean of some models' states, given by name.
+def combine_states(
+    states: Iterable[tuple[str, State]],
+    coefficients: Sequence[float],
+    copied: Collection[str] = (),
+) -> dict[str, Any]:
+    """Return the weighted mean of some models' states, read one after another.
 
-    Floats are averaged in float64 and come back in their own dtype; all else must be equal, or
-    is taken from the last state (counters, say).
+    Floats are summed in float64, divided by the sum of the coefficients, and come back in the
+    dtypes of the first state. Integers, and what `copied` names, are taken from the last one.
+
+    Args:
+        states: each with a name for messages; as many as coefficients.
+        coefficients: of each state; they may be negative, their sum may not be 0.
+        copied: names of tensors that are no averages (counters, excluded weights).
 
     Raises:
         ValueError: no states, or one that does not fit the first; the text names it.
     """
-    if not states:
-        raise ValueError("a soup needs at least one set of weights")
-    first_name, first = next(iter(states.items()))
-    for name, state in states.items():
-        misfit = describe_misfit(first, state)
-        if misfit:
-            raise ValueError(f"{name} does not fit {first_name}: {misfit}")
-    return {key: _mean([state[key] for state in states.values()]) for key in first}
+    first_name = ""
+    last: State = {}
+    dtypes: dict[str, Any] = {}
+    sums: dict[str, Any] = {}
+    with paddle.no_grad():
+        for (name, state), coefficient in zip(states, coefficients):
+            misfit = describe_misfit(last, state) if first_name else None
+            if misfit:
+                raise ValueError(f"{name} does not fit {first_name}: {misfit}")
+            first_name, last = first_name or name, state
+            for key, tensor in state.items():
+                if tensor.is_floating_point() and key not in copied:
+                    dtypes.setdefault(key, tensor.dtype)
+                    part = tensor.astype("float64") * coefficient
+                    sums[key] = sums[key] + part if key in sums else part
+        if not first_name:
+            raise ValueError("a soup needs at least one set of weights")
+        total = math.fsum(coefficients)
+        return {
+            key: (sums[key] / total).astype(dtypes[key]) if key in sums else tensor.clone()
+            for key, tensor in last.items()
+        }
+
+
+def uniform_soup(states: Mapping[str, State]) -> dict[str, Any]:
+    """Return the equal-weight mean of some models' states, given by name.
+
+    Floats are averaged in float64 and come back in their own dtype; all else is taken from the
+    last state (counters, say).
+
+    Raises:
+        ValueError: no states, or one that does not fit the first; the text names it.
+    """
+    return combine_states(states.items(), [1.0] * len(states))
 
 
 def greedy_soup(
@@ -70,13 +106,3 @@ def greedy_soup(
             best, soup = tried[name], trial
             ingredients.append(name)
     return GreedySoup(soup, ingredients, tried)
-
-
-def _mean(tensors: Sequence[Any]) -> Any:
-    if not tensors[0].is_floating_point():
-        return tensors[-1].clone()
-    with paddle.no_grad():
-        total = tensors[0].astype("float64")
-        for tensor in tensors[1:]:
-            total = total + tensor.astype("float64")
-        return (total / len(tensors)).astype(tensors[0].dtype)

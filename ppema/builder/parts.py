@@ -12,8 +12,10 @@ from ..averaging import (
     ArgumentError,
     ExponentialMovingAverage,
     LossGate,
+    PowerFunctionEMA,
     RunLength,
     WeightAverage,
+    to_whole_steps,
 )
 from ..config import Config
 from .catalog import construct
@@ -99,6 +101,24 @@ def make_gate(config: Config) -> Optional[LossGate]:
         raise config.error(error.argument, str(error)) from None
 
 
+def snapshot_interval(config: Config, run: RunLength) -> Optional[int]:
+    """Return the steps between snapshots of the power-function EMAs, None where none are asked for.
+
+    Raises:
+        ConfigError: no duration, or there is nothing to take snapshots of.
+    """
+    if config.posthoc_every is None:
+        return None
+    if not any(named.cls is PowerFunctionEMA for named in config.Averages.values()):
+        raise config.error(
+            "posthoc_every", "posthoc_every needs a PowerFunctionEMA among the Averages"
+        )
+    try:
+        return to_whole_steps("posthoc_every", config.posthoc_every, run)
+    except ArgumentError as error:
+        raise config.error("posthoc_every", str(error)) from None
+
+
 def warn_of_long_windows(averages: Mapping[str, WeightAverage], num_steps: int) -> None:
     """Warn of each average that would still be made of the initial weights after the run."""
     for name, average in averages.items():
@@ -137,7 +157,9 @@ def check(config: Config) -> None:
     make_optimizer(config, model)
     make_gate(config)
     # Without data the steps of an epoch are not known; that a duration is one can be checked.
-    make_averages(config, model, run_length(config, steps_per_epoch=1000))
+    run = run_length(config, steps_per_epoch=1000)
+    make_averages(config, model, run)
+    snapshot_interval(config, run)
 
 
 def run_length(config: Config, steps_per_epoch: int) -> RunLength:

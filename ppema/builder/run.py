@@ -6,12 +6,14 @@ import logging
 from pathlib import Path
 from typing import Optional
 
+from ..averaging import RunLength
 from ..checkpoint import Checkpoint, CheckpointStore
 from ..config import Config
 from ..engine.hooks import CheckpointHook, EvaluateHook, LogHook
 from ..engine.progress import ProgressBar
 from ..engine.record import Recorder
 from ..engine.rng import seed_everything
+from ..engine.snapshots import SNAPSHOTS, SnapshotHook
 from ..engine.stop import StopHook, StopSignals
 from ..engine.trainer import Hook, Trainer
 from .parts import (
@@ -22,6 +24,7 @@ from .parts import (
     make_model,
     make_optimizer,
     run_length,
+    snapshot_interval,
     warn_of_long_windows,
 )
 from .run_data import RunData, make_eval_reader, make_train_reader, note_on
@@ -57,8 +60,8 @@ def make_trainer(
     model = make_model(config)
     optimizer, scheduler = make_optimizer(config, model)
     reader = make_train_reader(config, data.train)
-    steps_per_epoch = -(-len(reader) // config.accumulate_steps)
-    averages = make_averages(config, model, run_length(config, steps_per_epoch))
+    run = run_length(config, steps_per_epoch=-(-len(reader) // config.accumulate_steps))
+    averages = make_averages(config, model, run)
     trainer = Trainer(
         model,
         make_loss(config),
@@ -75,7 +78,7 @@ def make_trainer(
         switch=config.switch,
         gate=make_gate(config),
     )
-    trainer.hooks = _make_hooks(config, data, store, bar, with_evaluation, signals)
+    trainer.hooks = _make_hooks(config, data, store, bar, with_evaluation, signals, run)
     return trainer
 
 
@@ -86,6 +89,7 @@ def _make_hooks(
     bar: Optional[ProgressBar],
     with_evaluation: bool,
     signals: StopSignals,
+    run: RunLength,
 ) -> list[Hook]:
     """Return the hooks in the order in which they act after each step."""
     recorder = Recorder(store.folder, vdl_folder(config))
@@ -103,10 +107,14 @@ def _make_hooks(
         "seed": config.seed,
         "identity": identity(config),
         "data": data.facts(),
+        "steps_per_epoch": run.steps_per_epoch,
     }
-    checkpoint = CheckpointHook(store, config.snapshot_epoch, config.snapshot_iter, facts, evaluate)
+    snapshots = SnapshotHook(store.folder / SNAPSHOTS, snapshot_interval(config, run))
+    checkpoint = CheckpointHook(
+        store, config.snapshot_epoch, config.snapshot_iter, facts, evaluate, snapshots
+    )
     log = LogHook(recorder, config.log_iter, bar)
-    return [log, evaluate, checkpoint, StopHook(signals, checkpoint)]
+    return [log, evaluate, snapshots, checkpoint, StopHook(signals, checkpoint)]
 
 
 def describe_run(

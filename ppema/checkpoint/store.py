@@ -83,7 +83,7 @@ class Checkpoint:
             raise CheckpointError(f"{self.path}: has no {name}, only {known}")
         file = self.path / name
         try:
-            is_same = file.stat().st_size == facts["size"] and _sha256(file) == facts["sha256"]
+            is_same = file.stat().st_size == facts["size"] and sha256_of(file) == facts["sha256"]
         except OSError as error:
             raise _missing_or_refused(file, error) from None
         if not is_same:
@@ -174,7 +174,7 @@ class CheckpointStore:
             for name, (role, make_contents) in files.items():
                 write_weight_file(temporary / name, make_contents())
                 size = (temporary / name).stat().st_size
-                entries[name] = {"role": role, "size": size, "sha256": _sha256(temporary / name)}
+                entries[name] = {"role": role, "size": size, "sha256": sha256_of(temporary / name)}
             self._write_manifest(temporary, {"step": step, **facts, "files": entries})
             _remove(target)
             os.rename(temporary, target)
@@ -272,7 +272,8 @@ def reason(error: OSError) -> str:
     return (error.strerror or str(error)).lower()
 
 
-def _sha256(path: Path) -> str:
+def sha256_of(path: Path) -> str:
+    """Return the sha256 of a file's contents."""
     digest = hashlib.sha256()
     with open(path, "rb") as file:
         while block := file.read(1 << 20):

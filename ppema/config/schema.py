@@ -70,7 +70,7 @@ class Keys:
     switch: Optional[str] = key("an average to go on from at the start of each epoch", None)
     max_loss: Optional[float] = key("averages leave out steps whose loss is above it", None)
     max_loss_ratio: Optional[float] = key(
-        "… above so many times the median of the latest 100 losses", None, above=1
+        "… above so many times the median of the latest 100 losses", None
     )
     posthoc_every: Union[int, float, str, None] = key(
         "between snapshots of each PowerFunctionEMA: steps, or such as 2 %", None

@@ -13,6 +13,7 @@ from .evaluate import choose, evaluate_all, table
 from .progress import ProgressBar
 from .record import Recorder
 from .run_state import checkpoint_files
+from .snapshots import SnapshotHook
 from .trainer import Hook, Totals, Trainer
 
 logger = logging.getLogger(__name__)
@@ -152,6 +153,7 @@ class CheckpointHook(Hook):
         snapshot_iter: save every so many steps too; 0 for not.
         facts: what the manifest says of the run beside step, epoch and figures.
         evaluate: the hook whose figures the manifest and `best_model` go by.
+        snapshots: the hook whose snapshots the manifest lists.
     """
 
     def __init__(
@@ -161,8 +163,10 @@ class CheckpointHook(Hook):
         snapshot_iter: int,
         facts: Mapping[str, Any],
         evaluate: EvaluateHook,
+        snapshots: SnapshotHook,
     ) -> None:
-        self._store, self._facts, self._evaluate = store, facts, evaluate
+        self._store, self._facts = store, facts
+        self._evaluate, self._snapshots = evaluate, snapshots
         self._snapshot_epoch, self._snapshot_iter = snapshot_epoch, snapshot_iter
 
     def after_step(self, trainer: Trainer) -> None:
@@ -193,9 +197,11 @@ class CheckpointHook(Hook):
             "metrics": {name: e.as_dict() for name, e in evaluate.evaluations.items()},
             "winner": evaluate.winner,
             "best": evaluate.best,
+            "snapshots": self._snapshots.facts(),
             **self._facts,
         }
         path = self._store.save(trainer.step, checkpoint_files(trainer), facts)
+        self._snapshots.commit()
         logger.info("step %d saved in %s", trainer.step, path)
 
 

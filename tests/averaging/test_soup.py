@@ -6,7 +6,7 @@ import numpy as np
 import paddle
 import pytest
 
-from ppema import greedy_soup, uniform_soup
+from ppema import combine_states, greedy_soup, uniform_soup
 
 
 def state(value, count=1):
@@ -70,3 +70,23 @@ def test_what_does_not_fit_is_named(states, message):
 def test_a_missing_score_is_named():
     with pytest.raises(ValueError, match="no score for b"):
         greedy_soup({"a": state(1.0), "b": state(1.0)}, {"a": 1.0}, lambda trial: 0.0)
+
+
+def test_a_weighted_mean_divides_by_the_sum_and_leaves_alone_what_is_copied():
+    states = [("a", {"w": paddle.to_tensor([1.0]), "rate": paddle.to_tensor([8.0])})]
+    states.append(("b", {"w": paddle.to_tensor([5.0]), "rate": paddle.to_tensor([9.0])}))
+    mixed = combine_states(states, [-1.0, 3.0], copied=["rate"])
+    assert (mixed["w"].item(), mixed["rate"].item()) == (7.0, 9.0)
+
+
+def test_states_are_read_one_after_another_and_must_fit_the_first():
+    read = []
+
+    def states():
+        for name, shape in (("a", [2]), ("b", [2]), ("c", [3]), ("d", [2])):
+            read.append(name)
+            yield name, {"w": paddle.ones(shape)}
+
+    with pytest.raises(ValueError, match=r"c does not fit a: 0 of 1 fit; w: file \[3\]"):
+        combine_states(states(), [1.0] * 4)
+    assert read == ["a", "b", "c"]

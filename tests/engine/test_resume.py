@@ -17,6 +17,7 @@ from ppema.engine.record import Recorder, read_records
 from ppema.engine.resume import check_identity, find_start, is_finished, prepare_folder
 from ppema.engine.rng import rng_from_json, rng_to_json
 from ppema.engine.run_state import restore
+from ppema.engine.snapshots import SnapshotHook
 from ppema.engine.trainer import Hook
 from ppema.errors import CheckpointError, ConfigError, NonFiniteError
 from ppema.metrics import Evaluation
@@ -40,8 +41,9 @@ def saving_trainer(folder, stop=None, num_epochs=2, snapshot_iter=1, keep=99, **
     recorder = Recorder(folder, None)
     folder.mkdir(parents=True, exist_ok=True)
     evaluate = EvaluateHook(make_reader(20), recorder, "best")
-    save = CheckpointHook(store, 1, snapshot_iter, {}, evaluate)
-    hooks = [evaluate, save] + ([Stop(stop)] if stop else [])
+    snapshots = SnapshotHook(folder / "snapshots", None)
+    save = CheckpointHook(store, 1, snapshot_iter, {}, evaluate, snapshots)
+    hooks = [evaluate, snapshots, save] + ([Stop(stop)] if stop else [])
     return make_trainer(make_reader(), hooks, num_epochs=num_epochs, **options), store
 
 
@@ -148,7 +150,7 @@ def test_non_finite_weights_are_not_saved(tmp_path):
     trainer, store = saving_trainer(tmp_path)
     trainer.model.body[2]._mean[0] = float("nan")
     with pytest.raises(NonFiniteError, match=r"body\.2\._mean holds NaN; refusing to save"):
-        trainer.hooks[1].save(trainer)
+        trainer.hooks[2].save(trainer)
     assert store.steps() == []
 
 
@@ -172,7 +174,7 @@ def test_the_earlier_of_two_equal_evaluations_stays_the_best(tmp_path, monkeypat
 def test_snapshot_epoch_says_how_often_an_epoch_is_saved(tmp_path):
     trainer, store = saving_trainer(tmp_path, snapshot_iter=0, num_epochs=5)
     trainer.hooks[0]._is_enabled = False
-    trainer.hooks[1]._snapshot_epoch = 2
+    trainer.hooks[2]._snapshot_epoch = 2
     trainer.train()
     assert store.steps() == [25, 20, 10]
 

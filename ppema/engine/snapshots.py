@@ -1,0 +1,157 @@
+"""Snapshots of power-function EMAs, taken during a run for averages that are made after it."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Mapping, Optional
+
+from ..averaging import PowerFunctionEMA
+from ..checkpoint.store import reason, sha256_of, sync_folder
+from ..checkpoint.weight_file import read_weight_file, write_weight_file
+from ..errors import CheckpointError, StorageError
+from .trainer import Hook, Trainer
+
+logger = logging.getLogger(__name__)
+
+SNAPSHOTS = "snapshots"
+# Of snapshots of an earlier run, until the new one has a checkpoint of its own.
+_OLD = ".old-"
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """One snapshot as the manifest lists it.
+
+    Attributes:
+        average: the name of the average it is of.
+        sigma_rel: that average's width.
+        step: the step of the run after which it was taken.
+        time: the update that the average reached up to.
+        copied: names in the file that are no averages.
+        size, sha256: of the file.
+    """
+
+    average: str
+    sigma_rel: float
+    step: int
+    time: int
+    copied: list[str]
+    size: int
+    sha256: str
+
+    @property
+    def file_name(self) -> str:
+        """Return the name of its file in the folder of snapshots."""
+        return f"{self.average}_{self.step:09d}.pdparams"
+
+    def is_whole(self, path: Path) -> bool:
+        """Tell whether a file is this snapshot's, to the byte."""
+        try:
+            return path.stat().st_size == self.size and sha256_of(path) == self.sha256
+        except OSError:
+            return False
+
+    def read(self, folder: Path) -> dict[str, Any]:
+        """Return its tensors from the folder of snapshots.
+
+        Raises:
+            CheckpointError: the file is missing, or not what the manifest lists.
+        """
+        path = folder / self.file_name
+        if not self.is_whole(path):
+            found = "checksum differs" if path.exists() else "is missing"
+            raise CheckpointError(f"{path}: {found}")
+        return read_weight_file(path)
+
+
+class SnapshotHook(Hook):
+    """Write each power-function EMA into the run's folder every so many steps, and at the end.
+
+    A checkpoint lists the snapshots up to its step, so that a resumed run goes on with those and
+    takes the later ones anew. Those of an earlier run are deleted only by `commit`.
+
+    Args:
+        folder: of the snapshots.
+        every: steps from one to the next; None to take none.
+    """
+
+    name = "snapshots"
+
+    def __init__(self, folder: Path, every: Optional[int]) -> None:
+        self._folder, self._every = folder, every
+        self.taken: list[Snapshot] = []
+
+    def before_run(self, trainer: Trainer) -> None:
+        """Put aside what the checkpoint does not list; leave out what it lists and is not there."""
+        listed = {snapshot.file_name: snapshot for snapshot in self.taken}
+        for path in sorted(self._folder.glob("[!.]*")):
+            if path.name not in listed or not listed[path.name].is_whole(path):
+                _put_aside(path)
+        for name, snapshot in listed.items():
+            path, old = self._folder / name, self._folder / f"{_OLD}{name}"
+            if not path.exists() and snapshot.is_whole(old):
+                os.replace(old, path)
+            if not path.exists():
+                logger.warning("%s is missing or damaged; it is left out", path)
+                self.taken.remove(snapshot)
+
+    def after_step(self, trainer: Trainer) -> None:
+        """Take a snapshot of each power-function EMA where one is due."""
+        if self._every is None or (trainer.step % self._every and not trainer.is_run_end):
+            return
+        for name, average in trainer.averages.items():
+            if isinstance(average, PowerFunctionEMA) and average.profile_end > 0:
+                self.taken.append(self._take(name, average, trainer.step))
+
+    def commit(self) -> None:
+        """Delete the snapshots of an earlier run; called once a checkpoint of this one stands."""
+        for path in self._folder.glob(f"{_OLD}*"):
+            path.unlink()
+
+    def facts(self) -> list[dict[str, Any]]:
+        """Return the list for the manifest."""
+        return [asdict(snapshot) for snapshot in self.taken]
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the list of those taken."""
+        return {"taken": self.facts()}
+
+    def set_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take the list back."""
+        self.taken = [Snapshot(**entry) for entry in state["taken"]]
+
+    def _take(self, name: str, average: PowerFunctionEMA, step: int) -> Snapshot:
+        temporary = self._folder / f".tmp-{name}"
+        try:
+            self._folder.mkdir(exist_ok=True)
+            write_weight_file(temporary, average.snapshot())
+            snapshot = Snapshot(
+                average=name,
+                sigma_rel=average.sigma_rel,
+                step=step,
+                time=average.profile_end,
+                copied=average.copied_names(),
+                size=temporary.stat().st_size,
+                sha256=sha256_of(temporary),
+            )
+            os.replace(temporary, self._folder / snapshot.file_name)
+            sync_folder(self._folder)
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                temporary.unlink(missing_ok=True)
+            text = f"cannot save a snapshot of {name} at step {step}: {reason(error)}"
+            raise StorageError(text) from error
+        return snapshot
+
+
+def _put_aside(path: Path) -> None:
+    """Keep a file for the run it is of, unless an earlier one is kept under its name already."""
+    old = path.with_name(f"{_OLD}{path.name}")
+    if old.exists():
+        path.unlink()
+    else:
+        os.replace(path, old)
