@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import hashlib
 import json
 import logging
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import Any, Callable, Mapping, Optional, Union
 
 from ..errors import CheckpointError, StorageError
+from .files import reason, sha256_of, sync_folder
 from .weight_file import read_weight_file, write_weight_file
 
 logger = logging.getLogger(__name__)
@@ -254,31 +254,6 @@ class CheckpointStore:
         kept = self.steps()
         rest = f"; step {kept[0]} kept" if kept else "; nothing was saved before"
         return StorageError(f"cannot save step {step}: {reason(error)}{rest}")
-
-
-def sync_folder(folder: Path) -> None:
-    """Wait until the disk has the names in `folder`."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def reason(error: OSError) -> str:
-    """Return why the disk refused, in words."""
-    if error.errno == errno.ENOSPC:
-        return "no space left"
-    return (error.strerror or str(error)).lower()
-
-
-def sha256_of(path: Path) -> str:
-    """Return the sha256 of a file's contents."""
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def _render(manifest: Mapping[str, Any]) -> str:

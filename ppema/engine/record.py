@@ -10,7 +10,7 @@ import warnings
 from pathlib import Path
 from typing import Any, Iterator, Mapping, Optional
 
-from ..checkpoint.store import reason
+from ..checkpoint.files import reason
 from ..errors import StorageError
 
 logger = logging.getLogger(__name__)

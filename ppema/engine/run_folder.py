@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Iterator
 
 from ..checkpoint import LOCK, RunLock
-from ..checkpoint.store import reason
+from ..checkpoint.files import reason
 from ..errors import StorageError
 
 LOG = "train.log"

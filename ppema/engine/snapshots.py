@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
 from dataclasses import asdict, dataclass
@@ -10,7 +9,7 @@ from pathlib import Path
 from typing import Any, Mapping, Optional
 
 from ..averaging import PowerFunctionEMA
-from ..checkpoint.store import reason, sha256_of, sync_folder
+from ..checkpoint.files import reason, sha256_of, write_atomically
 from ..checkpoint.weight_file import read_weight_file, write_weight_file
 from ..errors import CheckpointError, StorageError
 from .trainer import Hook, Trainer
@@ -30,7 +29,8 @@ class Snapshot:
         average: the name of the average it is of.
         sigma_rel: that average's width.
         step: the step of the run after which it was taken.
-        time: the update that the average reached up to.
+        num_updates: of the average.
+        time: the update that its profile ends with: the last that was folded in.
         copied: names in the file that are no averages.
         size, sha256: of the file.
     """
@@ -38,6 +38,7 @@ class Snapshot:
     average: str
     sigma_rel: float
     step: int
+    num_updates: int
     time: int
     copied: list[str]
     size: int
@@ -46,7 +47,7 @@ class Snapshot:
     @property
     def file_name(self) -> str:
         """Return the name of its file in the folder of snapshots."""
-        return f"{self.average}_{self.step:09d}.pdparams"
+        return file_name(self.average, self.step)
 
     def is_whole(self, path: Path) -> bool:
         """Tell whether a file is this snapshot's, to the byte."""
@@ -125,27 +126,28 @@ class SnapshotHook(Hook):
         self.taken = [Snapshot(**entry) for entry in state["taken"]]
 
     def _take(self, name: str, average: PowerFunctionEMA, step: int) -> Snapshot:
-        temporary = self._folder / f".tmp-{name}"
+        path = self._folder / file_name(name, step)
         try:
             self._folder.mkdir(exist_ok=True)
-            write_weight_file(temporary, average.snapshot())
-            snapshot = Snapshot(
+            write_atomically(path, lambda target: write_weight_file(target, average.snapshot()))
+            return Snapshot(
                 average=name,
                 sigma_rel=average.sigma_rel,
                 step=step,
+                num_updates=average.num_updates,
                 time=average.profile_end,
                 copied=average.copied_names(),
-                size=temporary.stat().st_size,
-                sha256=sha256_of(temporary),
+                size=path.stat().st_size,
+                sha256=sha256_of(path),
             )
-            os.replace(temporary, self._folder / snapshot.file_name)
-            sync_folder(self._folder)
         except OSError as error:
-            with contextlib.suppress(OSError):
-                temporary.unlink(missing_ok=True)
             text = f"cannot save a snapshot of {name} at step {step}: {reason(error)}"
             raise StorageError(text) from error
-        return snapshot
+
+
+def file_name(average: str, step: int) -> str:
+    """Return the name of the file of a snapshot in the folder of snapshots."""
+    return f"{average}_{step:09d}.pdparams"
 
 
 def _put_aside(path: Path) -> None:

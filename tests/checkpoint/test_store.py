@@ -153,7 +153,7 @@ def test_a_disk_that_refuses_to_read_is_not_a_damaged_checkpoint(three, monkeypa
     def refuse(path):
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(store, "_sha256", refuse)
+    monkeypatch.setattr(store, "sha256_of", refuse)
     with pytest.raises(StorageError, match=r"model\.pdparams: permission denied"):
         three.newest()
 

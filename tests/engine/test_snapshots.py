@@ -170,10 +170,10 @@ def test_a_disk_that_refuses_leaves_no_half_file(tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     trainer, _ = make(tmp_path)
-    monkeypatch.setattr("ppema.engine.snapshots.sync_folder", refuse)
+    monkeypatch.setattr("ppema.checkpoint.files.sync_folder", refuse)
     with pytest.raises(StorageError, match="snapshot of power_5 at step 3: no space left"):
         trainer.train()
-    monkeypatch.setattr("ppema.engine.snapshots.os.replace", refuse)
+    monkeypatch.setattr("ppema.checkpoint.files.os.replace", refuse)
     trainer, _ = make(tmp_path / "other")
     with pytest.raises(StorageError):
         trainer.train()

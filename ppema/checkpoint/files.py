@@ -1,0 +1,54 @@
+"""What every file of a run needs: to be there whole, to be known by digest, to be explained."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import os
+from pathlib import Path
+from typing import Callable
+
+
+def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
+    """Let `write` make a file that takes the place of `path` once it is whole and on the disk.
+
+    `write` gets another path, in the same folder, and waits until the disk has what it wrote.
+
+    Raises:
+        OSError: the disk refused; `path` is what it was.
+    """
+    temporary = path.with_name(f".tmp-{path.name}")
+    try:
+        write(temporary)
+        os.replace(temporary, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise
+    sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Wait until the disk has the names in `folder`."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def sha256_of(path: Path) -> str:
+    """Return the sha256 of a file's contents."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def reason(error: OSError) -> str:
+    """Return why the disk refused, in words."""
+    if error.errno == errno.ENOSPC:
+        return "no space left"
+    return (error.strerror or str(error)).lower()
