@@ -18,7 +18,7 @@ setup(
     packages=find_packages(include=["ppema", "ppema.*"]),
     package_data={"ppema": ["py.typed"], "ppema.data": ["*.npz", "*.txt"]},
     python_requires=">=3.9",
-    install_requires=["paddlepaddle>=3.0", "numpy", "pyyaml", "visualdl"],
+    install_requires=["paddlepaddle>=3.0", "numpy", "pyyaml", "visualdl", "matplotlib"],
     extras_require={
         "test": ["pytest", "pytest-timeout", "jsonschema", "ruff", "mypy", "types-PyYAML"],
     },

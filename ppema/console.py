@@ -49,11 +49,21 @@ def run_tool(main: Callable[[Sequence[str]], int]) -> None:
 
 
 class ArgumentParser(argparse.ArgumentParser):
-    """An argument parser with the arguments that every tool has, and errors of one line."""
+    """An argument parser with the arguments that every tool has, and errors of one line.
 
-    def __init__(self, description: str) -> None:
-        super().__init__(description=description, allow_abbrev=False)
-        self.add_argument("-c", "--config", required=True, metavar="FILE", help="config file")
+    Args:
+        description: what the tool does, with its command.
+        prog: the command, where it is more than the script.
+        needs_config: whether `-c` must be given.
+    """
+
+    def __init__(
+        self, description: str, prog: Optional[str] = None, needs_config: bool = True
+    ) -> None:
+        super().__init__(prog=prog, description=description, allow_abbrev=False)
+        self.add_argument(
+            "-c", "--config", required=needs_config, metavar="FILE", help="config file"
+        )
         self.add_argument(
             "-o",
             "--opt",

@@ -16,11 +16,12 @@ ALLOWED = {
     "models": set(),
     "optim": set(),
     "metrics": set(),
+    "plots": {"checkpoint", "errors"},
     "console": {"errors"},
     "config": {"errors"},
     "data": {"errors"},
     "checkpoint": {"errors", "averaging"},
-    "engine": {"errors", "averaging", "checkpoint", "metrics"},
+    "engine": {"errors", "averaging", "checkpoint", "metrics", "plots"},
     "builder": {
         *("errors", "averaging", "checkpoint", "config", "data", "engine", "models", "optim"),
     },

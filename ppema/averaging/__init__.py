@@ -7,9 +7,10 @@ from .decay import ArgumentError
 from .diagnostics import Diagnostics
 from .ema import ExponentialMovingAverage
 from .gate import LossGate
-from .horizon import RunLength, to_whole_steps
+from .horizon import RunLength, to_steps, to_whole_steps
 from .lawa import LatestWeightAverage
 from .posthoc import PowerFunctionEMA, posthoc_coefficients, posthoc_residual
+from .profile import sigma_rel_to_gamma
 from .soup import GreedySoup, combine_states, greedy_soup, uniform_soup
 from .swa import StochasticWeightAverage
 
@@ -39,6 +40,8 @@ __all__ = [
     "greedy_soup",
     "posthoc_coefficients",
     "posthoc_residual",
+    "sigma_rel_to_gamma",
+    "to_steps",
     "to_whole_steps",
     "uniform_soup",
     "update_bn",

@@ -21,7 +21,7 @@ class GreedySoup(NamedTuple):
 
     state: dict[str, Any]
     ingredients: list[str]
-    scores: dict[str, float]
+    scores: dict[str, Any]
 
 
 def combine_states(
@@ -79,14 +79,15 @@ def uniform_soup(states: Mapping[str, State]) -> dict[str, Any]:
 
 
 def greedy_soup(
-    states: Mapping[str, State], scores: Mapping[str, float], score: Callable[[State], float]
+    states: Mapping[str, State], scores: Mapping[str, Any], score: Callable[[State], Any]
 ) -> GreedySoup:
     """Add one model after another, best first, and keep those that do not make the soup worse.
 
     Args:
         states: the models' states, by name.
-        scores: of each model alone, higher is better, on validation data.
-        score: called with the state of each soup that is tried.
+        scores: of each model alone, higher is better, on validation data; numbers, or tuples
+            that are compared from the left.
+        score: called with the state of each soup that is tried, gives the like.
 
     Raises:
         ValueError: no states, one without a score, or one that does not fit the first.
@@ -95,7 +96,7 @@ def greedy_soup(
     if missing:
         raise ValueError(f"no score for {', '.join(missing)}")
     uniform_soup(states)  # checks that all fit before anything is scored
-    order = sorted(states, key=lambda name: -scores[name])
+    order = sorted(states, key=lambda name: scores[name], reverse=True)
     ingredients = order[:1]
     best, soup = scores[order[0]], uniform_soup({order[0]: states[order[0]]})
     tried = {order[0]: best}

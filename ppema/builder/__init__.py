@@ -1,9 +1,10 @@
 """From a config to the objects of a run: the only package that knows both."""
 
+from .after_run import make_candidates, posthoc_targets
 from .catalog import CATALOG, read_config
 from .parts import check, identity, make_loss, make_model, select_place
 from .run import describe_run, make_trainer, run_folder
-from .run_data import RunData, load_data, load_eval_data, make_eval_reader, note_on
+from .run_data import RunData, load_data, load_eval_data, make_eval_reader, note_on, note_on_run
 from .trial import try_one_batch
 
 __all__ = [
@@ -14,11 +15,14 @@ __all__ = [
     "identity",
     "load_data",
     "load_eval_data",
+    "make_candidates",
     "make_eval_reader",
     "make_loss",
     "make_model",
     "make_trainer",
     "note_on",
+    "note_on_run",
+    "posthoc_targets",
     "read_config",
     "run_folder",
     "select_place",

@@ -9,7 +9,7 @@ from typing import Optional
 from ..averaging import RunLength
 from ..checkpoint import Checkpoint, CheckpointStore
 from ..config import Config
-from ..engine.hooks import CheckpointHook, EvaluateHook, LogHook
+from ..engine.hooks import CheckpointHook, CurvesHook, EvaluateHook, LogHook
 from ..engine.progress import ProgressBar
 from ..engine.record import Recorder
 from ..engine.rng import seed_everything
@@ -114,7 +114,8 @@ def _make_hooks(
         store, config.snapshot_epoch, config.snapshot_iter, facts, evaluate, snapshots
     )
     log = LogHook(recorder, config.log_iter, bar)
-    return [log, evaluate, snapshots, checkpoint, StopHook(signals, checkpoint)]
+    curves = CurvesHook(store.folder, config.name + note_on(data.eval), evaluate)
+    return [log, evaluate, snapshots, checkpoint, curves, StopHook(signals, checkpoint)]
 
 
 def describe_run(

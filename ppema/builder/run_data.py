@@ -87,7 +87,16 @@ def make_eval_reader(config: Config, dataset: ArrayDataset) -> ArrayReader:
 
 def note_on(dataset: ArrayDataset) -> str:
     """Return what stands beside each figure where the data are not the ones people expect."""
-    return " (on the embedded UCI digits, not MNIST)" if dataset.kind == "digits" else ""
+    return _note(dataset.kind)
+
+
+def note_on_run(manifest: Mapping[str, Any]) -> str:
+    """Return the same for a run, from its manifest."""
+    return _note(manifest["data"]["kind"])
+
+
+def _note(kind: str) -> str:
+    return " (on the embedded UCI digits, not MNIST)" if kind == "digits" else ""
 
 
 def _facts_of(dataset: ArrayDataset, folder: Optional[str]) -> dict[str, Any]:

@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import datetime
 import logging
+from pathlib import Path
 from typing import Any, Mapping, Optional
 
 from ..averaging import Diagnostics
 from ..checkpoint import BEST, FINAL, CheckpointStore
 from ..metrics import Evaluation
+from ..plots import plot_curves
 from .evaluate import choose, evaluate_all, table
 from .progress import ProgressBar
-from .record import Recorder
+from .record import METRICS, Recorder, read_records
 from .run_state import checkpoint_files
 from .snapshots import SnapshotHook
 from .trainer import Hook, Totals, Trainer
 
 logger = logging.getLogger(__name__)
+
+CURVES = "curves.png"
 
 
 class LogHook(Hook):
@@ -203,6 +207,27 @@ class CheckpointHook(Hook):
         path = self._store.save(trainer.step, checkpoint_files(trainer), facts)
         self._snapshots.commit()
         logger.info("step %d saved in %s", trainer.step, path)
+
+
+class CurvesHook(Hook):
+    """Draw the curves of the run at its end.
+
+    Args:
+        folder: the run's folder.
+        title: above the picture.
+        evaluate: the hook that knows the best.
+    """
+
+    def __init__(self, folder: Path, title: str, evaluate: EvaluateHook) -> None:
+        self._folder, self._title, self._evaluate = folder, title, evaluate
+
+    def after_step(self, trainer: Trainer) -> None:
+        """Draw after the last step, all figures being in the record."""
+        if trainer.is_run_end:
+            records = list(read_records(self._folder / METRICS))
+            path = self._folder / CURVES
+            plot_curves(records, self._title, path, self._evaluate.best or None)
+            logger.info("curves drawn in %s", path)
 
 
 def _time_left(trainer: Trainer, totals: Totals) -> datetime.timedelta:

@@ -1,0 +1,75 @@
+"""What is needed to make weights after a run: its data, a model to try them in, what is wanted."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any, Mapping, Optional, Sequence
+
+from ..averaging import ArgumentError, sigma_rel_to_gamma, to_steps
+from ..averaging.batch_norm import batch_norm_layers
+from ..checkpoint import Checkpoint
+from ..config import Config
+from ..engine.candidates import Candidates
+from ..engine.posthoc import Target
+from ..errors import ConfigError
+from .parts import make_loss, make_model, run_length
+from .run_data import load_data, load_eval_data, make_eval_reader, make_train_reader
+
+
+def make_candidates(config: Config, start: Optional[Checkpoint] = None) -> Candidates:
+    """Return what evaluates weights that were made, on the data of the run `start` is of.
+
+    Training data are read only where the model has BN, whose statistics they are for.
+
+    Raises:
+        DataError: missing, damaged, or other data than the run's.
+        ConfigError: the model or the loss refuses its arguments.
+    """
+    model, loss_fn = make_model(config), make_loss(config)
+    manifest: Mapping[str, Any] = start.manifest if start is not None else {}
+    if not batch_norm_layers(model):
+        dataset = load_eval_data(config, manifest)
+        return Candidates(model, loss_fn, make_eval_reader(config, dataset), lambda: ())
+    data = load_data(config, start)
+    reader = make_train_reader(config, data.train)
+    epoch = int(manifest.get("epoch", 1))
+    return Candidates(
+        model,
+        loss_fn,
+        make_eval_reader(config, data.eval),
+        lambda: itertools.islice(reader.batches(epoch), config.recompute_batches),
+    )
+
+
+def posthoc_targets(
+    config: Config, manifest: Mapping[str, Any], widths: Sequence[float], half_life: Optional[str]
+) -> list[Target]:
+    """Return the averages that a command line asks for.
+
+    Args:
+        config: of the run; its batch size counts for a half-life in images.
+        manifest: of the run; its steps an epoch count for one in epochs or percent.
+        widths: relative ones; or
+        half_life: in updates, or text in another unit.
+
+    Raises:
+        ConfigError: one is out of range, or no duration.
+    """
+    try:
+        if half_life is None:
+            for width in widths:
+                sigma_rel_to_gamma(width)
+            return [Target(sigma_rel=width) for width in sorted(set(widths))]
+        duration = f"{half_life} steps" if _is_number(half_life) else half_life
+        run = run_length(config, manifest["steps_per_epoch"])
+        return [Target(half_life=to_steps("half_life", duration, run))]
+    except ArgumentError as error:
+        raise ConfigError(f"--{error}") from None
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True

@@ -1,0 +1,83 @@
+"""Evaluate weights that were made rather than trained, one set after another in one model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Callable, Iterable, Mapping
+
+from ..averaging import update_bn
+from ..checkpoint import load_strictly
+from ..checkpoint.files import reason, write_atomically
+from ..checkpoint.weight_file import write_weight_file
+from ..errors import StorageError
+from ..metrics import Evaluation
+from .evaluate import evaluate
+
+
+class Candidates:
+    """Put sets of weights into a model and evaluate them; BN statistics are computed anew.
+
+    Args:
+        model: a paddle.nn.Layer; it holds the candidate that was evaluated last.
+        loss_fn: called with logits and labels, gives a scalar.
+        eval_reader: the evaluation data.
+        train_batches: gives the batches that a model with BN computes its statistics on: means
+            of variances, and sums with negative coefficients, are none.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        loss_fn: Callable[..., Any],
+        eval_reader: Any,
+        train_batches: Callable[[], Iterable[Any]],
+    ) -> None:
+        self._model, self._loss_fn = model, loss_fn
+        self._eval_reader, self._train_batches = eval_reader, train_batches
+
+    def evaluate(self, state: Mapping[str, Any], source: str) -> Evaluation:
+        """Load the weights, in the model's own dtypes, compute BN anew, and evaluate.
+
+        Raises:
+            CheckpointError: they do not fit; the text begins with `source`.
+            NonFiniteError: a weight is NaN or infinite.
+        """
+        self.load(state, source)
+        return evaluate(self._model, self._loss_fn, self._eval_reader)
+
+    def load(self, state: Mapping[str, Any], source: str) -> None:
+        """Load the weights, in the model's own dtypes, and compute BN anew.
+
+        Raises:
+            CheckpointError: they do not fit; the text begins with `source`.
+        """
+        dtypes = {name: tensor.dtype for name, tensor in self._model.state_dict().items()}
+        cast = {
+            name: tensor.astype(dtypes[name])
+            if name in dtypes and tensor.is_floating_point()
+            else tensor
+            for name, tensor in state.items()
+        }
+        load_strictly(self._model, cast, source)
+        update_bn(self._train_batches(), self._model)
+
+    def save(self, path: Path) -> None:
+        """Write the weights that the model holds; `path` is whole or as it was.
+
+        Raises:
+            StorageError: the disk refused.
+        """
+        save_weights(self._model.state_dict(), path)
+
+
+def save_weights(state: Mapping[str, Any], path: Path) -> None:
+    """Write a weight file that plain `paddle.load` reads; `path` is whole or as it was.
+
+    Raises:
+        StorageError: the disk refused.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, lambda target: write_weight_file(target, dict(state)))
+    except OSError as error:
+        raise StorageError(f"cannot write {path}: {reason(error)}") from error

@@ -1,0 +1,234 @@
+"""Make an EMA of any length, as of any step of a finished run, from the run's snapshots."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Iterator, Mapping, Optional, Sequence
+
+from ..averaging import combine_states, posthoc_coefficients, posthoc_residual
+from ..errors import CheckpointError, ConfigError
+from ..metrics import Evaluation
+from .candidates import Candidates
+from .snapshots import SNAPSHOTS, Snapshot
+
+
+@dataclass(frozen=True)
+class Target:
+    """The average that is wanted: a power function's relative width, or a half-life in updates."""
+
+    sigma_rel: Optional[float] = None
+    half_life: Optional[float] = None
+
+    def __str__(self) -> str:
+        if self.sigma_rel is not None:
+            return f"sigma_rel {self.sigma_rel:.4g}"
+        return f"half_life {self.half_life:.6g}"
+
+    @property
+    def file_stem(self) -> str:
+        """Return it as a part of a file name."""
+        return str(self).replace(" ", "_")
+
+
+@dataclass(frozen=True)
+class Trial:
+    """An average that was made: of what, how well its profile was met, how it evaluates.
+
+    Attributes:
+        target: what was wanted.
+        coefficients: of each snapshot file; they sum to 1.
+        residual: how far the profile that was met is from the one wanted, relative, L2.
+        evaluation: of the weights.
+    """
+
+    target: Target
+    coefficients: dict[str, float]
+    residual: float
+    evaluation: Evaluation
+
+    def __str__(self) -> str:
+        total = math.fsum(self.coefficients.values())
+        return (
+            f"{self.target}: {self.evaluation}  residual {100 * self.residual:.3g} %  "
+            f"coefficients sum to {total:.9f}"
+        )
+
+    def facts(self) -> dict[str, Any]:
+        """Return all that a record of it needs, as plain values."""
+        wanted = {key: value for key, value in asdict(self.target).items() if value is not None}
+        made = {"residual": self.residual, "coefficients": self.coefficients}
+        return {**wanted, **self.evaluation.as_dict(), **made}
+
+
+class SnapshotSet:
+    """The snapshots of a run that an average as of one step can be made from.
+
+    Args:
+        folder: the run's folder.
+        manifest: of its checkpoint that lists the snapshots.
+        step: the moment the average is as of; None for the last snapshot's.
+        leave_out: the name of an average whose snapshots are not to be used.
+
+    Raises:
+        ConfigError: no snapshots, or none as late as `step`.
+        CheckpointError: averages that did not begin together.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        manifest: Mapping[str, Any],
+        step: Optional[int] = None,
+        leave_out: Optional[str] = None,
+    ) -> None:
+        taken = [Snapshot(**entry) for entry in manifest["snapshots"]]
+        self.snapshots = [snapshot for snapshot in taken if snapshot.average != leave_out]
+        if not self.snapshots:
+            raise ConfigError(
+                f"{folder} lists no snapshots; train with two PowerFunctionEMA among the Averages "
+                "and posthoc_every: 2 % (see configs/lenet_mnist_posthoc.yml)"
+            )
+        self._folder = folder / SNAPSHOTS
+        _require_common_start(self.snapshots)
+        self.step = self.snapshots[-1].step if step is None else step
+        self.time = _time_of(self.step, self.snapshots)
+
+    @property
+    def averages(self) -> dict[str, float]:
+        """Return the widths of the averages that the snapshots are of, by name."""
+        return {snapshot.average: snapshot.sigma_rel for snapshot in self.snapshots}
+
+    def __str__(self) -> str:
+        widths = ", ".join(f"{name} ({width:g})" for name, width in self.averages.items())
+        return (
+            f"{len(self.snapshots)} snapshots of {widths}; as of step {self.step}, "
+            f"update {self.time}"
+        )
+
+    def steps_near(self) -> list[int]:
+        """Return the last step with a snapshot up to the one wanted, and the first from there."""
+        steps = {snapshot.step for snapshot in self.snapshots}
+        before = [step for step in steps if step <= self.step]
+        return sorted({*(before and [max(before)]), min(s for s in steps if s >= self.step)})
+
+    def coefficients(self, target: Target) -> tuple[dict[str, float], float]:
+        """Return how much of each file makes the wanted profile, and the residual left."""
+        times = [float(snapshot.time) for snapshot in self.snapshots]
+        widths = [snapshot.sigma_rel for snapshot in self.snapshots]
+        wanted = (self.time, target.sigma_rel, target.half_life)
+        found = posthoc_coefficients(times, widths, *wanted)
+        by_file = {s.file_name: float(x) for s, x in zip(self.snapshots, found)}
+        return by_file, posthoc_residual(times, widths, *wanted)
+
+    def combine(self, coefficients: Mapping[str, float]) -> dict[str, Any]:
+        """Return the weighted sum of the files.
+
+        Raises:
+            CheckpointError: a snapshot is missing, not what the manifest lists, or does not fit.
+        """
+        # What is no average is taken from the last one read: the one nearest to the step.
+        ordered = sorted(self.snapshots, key=lambda snapshot: -abs(snapshot.step - self.step))
+        copied = {name for snapshot in ordered for name in snapshot.copied}
+        try:
+            return combine_states(
+                ((snapshot.file_name, snapshot.read(self._folder)) for snapshot in ordered),
+                [coefficients[snapshot.file_name] for snapshot in ordered],
+                copied,
+            )
+        except ValueError as error:
+            raise CheckpointError(f"{self._folder}: {error}") from None
+
+    def read(self, snapshot: Snapshot) -> dict[str, Any]:
+        """Return the tensors of a snapshot of the run, also of one that is left out.
+
+        Raises:
+            CheckpointError: it is missing, or not what the manifest lists.
+        """
+        return snapshot.read(self._folder)
+
+
+def try_targets(
+    targets: Sequence[Target], snapshots: SnapshotSet, candidates: Candidates
+) -> Iterator[tuple[Trial, dict[str, Any]]]:
+    """Yield each wanted average, evaluated, with its weights.
+
+    Raises:
+        CheckpointError: a snapshot is missing or damaged, or does not fit the model.
+        NonFiniteError: the weights are not finite.
+    """
+    for target in targets:
+        coefficients, residual = snapshots.coefficients(target)
+        state = snapshots.combine(coefficients)
+        evaluation = candidates.evaluate(state, str(target))
+        yield Trial(target, coefficients, residual, evaluation), state
+
+
+def verify(name: str, snapshots: SnapshotSet, manifest: Mapping[str, Any]) -> str:
+    """Make a tracked average from the snapshots of the others; say how near it comes.
+
+    Raises:
+        ConfigError: there is no snapshot of it at the step.
+        CheckpointError: a snapshot is missing or damaged.
+    """
+    taken = [Snapshot(**entry) for entry in manifest["snapshots"]]
+    found = [s for s in taken if s.average == name and s.step == snapshots.step]
+    if not found:
+        known = ", ".join(dict.fromkeys(snapshot.average for snapshot in taken))
+        raise ConfigError(
+            f"there is no snapshot of {name!r} at step {snapshots.step}; there are of {known}"
+        )
+    (tracked,) = found
+    coefficients, residual = snapshots.coefficients(Target(sigma_rel=tracked.sigma_rel))
+    difference = relative_difference(
+        snapshots.combine(coefficients), snapshots.read(tracked), tracked.copied
+    )
+    return (
+        f"{name} (sigma_rel {tracked.sigma_rel:g}) made of the others differs by "
+        f"{100 * difference:.3g} % from the tracked one (relative L2); residual of the profile "
+        f"{100 * residual:.3g} %; coefficients sum to {math.fsum(coefficients.values()):.9f}"
+    )
+
+
+def relative_difference(
+    made: Mapping[str, Any], tracked: Mapping[str, Any], copied: Sequence[str]
+) -> float:
+    """Return the L2 norm of made minus tracked averages, over that of the tracked."""
+    difference = norm = 0.0
+    for name, tensor in tracked.items():
+        if tensor.is_floating_point() and name not in copied:
+            wide = tensor.astype("float64")
+            difference += float(((made[name].astype("float64") - wide) ** 2).sum())
+            norm += float((wide**2).sum())
+    return math.sqrt(difference / norm)
+
+
+def _require_common_start(snapshots: Sequence[Snapshot]) -> None:
+    """Refuse averages of which one began later: their profiles are over other times."""
+    first: dict[int, Snapshot] = {}
+    for snapshot in snapshots:
+        other = first.setdefault(snapshot.step, snapshot)
+        if other.num_updates != snapshot.num_updates:
+            raise CheckpointError(
+                f"{snapshot.average} and {other.average} did not begin together (at step "
+                f"{snapshot.step} after {snapshot.num_updates} and {other.num_updates} updates); "
+                f"name the one to do without by --leave_out"
+            )
+
+
+def _time_of(step: int, snapshots: Sequence[Snapshot]) -> int:
+    """Return the update that a step of the run was for the averages."""
+    later = [snapshot for snapshot in snapshots if snapshot.step >= step]
+    last = snapshots[-1]
+    if not later:
+        raise ConfigError(f"--step {step}: the last snapshot is of step {last.step}")
+    nearest = later[0]
+    time = nearest.num_updates - (nearest.step - step)
+    if nearest.step == step:
+        time = nearest.time
+    if time < 1:
+        first = step - time + 1
+        raise ConfigError(f"--step {step}: the averages have their first update at step {first}")
+    # An average that folds in every k-th update ends with the last of them.
+    return min(time, max(snapshot.time for snapshot in snapshots))

@@ -1,0 +1,67 @@
+"""Soups of weight files: read, fit, evaluated where that is asked for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Callable, Mapping, Sequence
+
+import paddle
+
+from ..averaging import greedy_soup, uniform_soup
+from ..checkpoint import read_weight_file
+from ..errors import CheckpointError
+from .candidates import Candidates
+
+States = Mapping[str, Mapping[str, Any]]
+
+
+def read_ingredients(files: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Return the weights in each file, by its path; a file that is given twice counts twice.
+
+    Raises:
+        CheckpointError: a file is missing, damaged, or does not fit the first.
+    """
+    states: dict[str, dict[str, Any]] = {}
+    for index, file in enumerate(files):
+        name = file if file not in states else f"{file} (again, {index + 1})"
+        states[name] = read_weight_file(Path(file))
+        others = [key for key, value in states[name].items() if not paddle.is_tensor(value)]
+        if others or not states[name]:
+            holds = f"holds {', '.join(map(str, others[:3]))}" if others else "is empty"
+            raise CheckpointError(f"{file}: not weights ({holds})")
+    return states
+
+
+def cook_uniformly(states: States) -> dict[str, Any]:
+    """Return the equal-weight mean.
+
+    Raises:
+        CheckpointError: one does not fit the first; the text names it and what does not fit.
+    """
+    try:
+        return uniform_soup(states)
+    except ValueError as error:
+        raise CheckpointError(str(error)) from None
+
+
+def cook_greedily(
+    states: States, candidates: Candidates, report: Callable[[str], None]
+) -> dict[str, Any]:
+    """Return the mean of those that help, added best first; say what was tried.
+
+    Raises:
+        CheckpointError: one does not fit the first, or the model.
+    """
+    cook_uniformly(states)
+    alone = {name: candidates.evaluate(state, name) for name, state in states.items()}
+    for name, evaluation in alone.items():
+        report(f"{name}: {evaluation}")
+
+    def score(state: Mapping[str, Any]) -> tuple[float, float]:
+        evaluation = candidates.evaluate(state, "a soup")
+        return evaluation.rank
+
+    soup = greedy_soup(states, {name: e.rank for name, e in alone.items()}, score)
+    for name in soup.ingredients:
+        report(f"in the soup: {name}")
+    return soup.state
