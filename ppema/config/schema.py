@@ -98,18 +98,28 @@ class Keys:
 
 
 _AS_SECTION = "is written as a section here: "
+_NO_METRIC = "is not needed here: evaluation gives top-1, top-2 and the loss"
 _AN_EMA = _AS_SECTION + "Averages: {ema: {name: ExponentialMovingAverage, "
-# What users of PaddleDetection will try, and how it is said here.
+# What users of PaddleDetection and PaddleClas will try, and how it is said here.
 FOREIGN_KEYS = {
     "use_ema": _AN_EMA + "decay: 0.9998}}",
     "ema_decay": _AN_EMA + "decay: 0.9998}}",
-    "ema_decay_type": _AN_EMA + "schedule: threshold}}",
+    "ema_decay_type": _AN_EMA
+    + "schedule: threshold}}; exponential keeps its name, normal is schedule: constant with "
+    "debias: true",
     "ema_black_list": _AN_EMA + "exclude: [fc.*]}}",
     "ema_filter_no_grad": "is not needed here: frozen weights are copied, never averaged",
-    "cycle_epoch": "is not needed here: an average starts again only when it is registered again",
+    "cycle_epoch": "has no counterpart here: an average runs through the whole run; to forget "
+    "sooner, give it half_life: 5 epochs in place of decay",
+    "EMA": _AN_EMA + "decay: 0.9999, schedule: constant}}",
+    "AMP": "is one key here: amp: O1",
+    "Arch": _AS_SECTION + "Model: {name: LeNet, num_classes: 10}",
+    "DataLoader": "is four sections here: TrainDataset, TrainReader, EvalDataset, EvalReader",
+    "Global": "is no section here: its keys stand at the top, such as epoch: 5 or save_dir: output",
     "architecture": _AS_SECTION + "Model: {name: LeNet}",
     "num_classes": "is an argument of the model here: Model: {name: LeNet, num_classes: 10}",
     "worker_num": "is not needed here: the training process makes the batches itself",
     "TestReader": _AS_SECTION + "EvalReader: {batch_size: 250}",
-    "metric": "is not needed here: evaluation gives top-1, top-2 and the loss",
+    "metric": _NO_METRIC,
+    "Metric": _NO_METRIC,
 }

@@ -256,11 +256,18 @@ def test_check_shows_the_origin_of_each_value_in_a_list_of_sections(load):
         ("worker_num", "'worker_num' is not needed here: "),
         ("TestReader", "'TestReader' is written as a section here: EvalReader: "),
         ("num_classes", "'num_classes' is an argument of the model here: Model: "),
-        ("cycle_epoch", "'cycle_epoch' is not needed here: "),
+        ("cycle_epoch", "'cycle_epoch' has no counterpart here: "),
+        ("ema_decay_type", "'ema_decay_type' is written as a section here: Averages: "),
         ("ema_filter_no_grad", "'ema_filter_no_grad' is not needed here: "),
+        ("AMP", "'AMP' is one key here: amp: O1"),
+        ("Arch", "'Arch' is written as a section here: Model: "),
+        ("DataLoader", "'DataLoader' is four sections here: TrainDataset, "),
+        ("Metric", "'Metric' is not needed here: "),
     ],
 )
-def test_a_key_of_paddle_detection_is_told_how_it_is_said_here(refusal, key, message):
+def test_a_key_of_paddle_detection_or_paddle_clas_is_told_how_it_is_said_here(
+    refusal, key, message
+):
     text = refusal("{name: LeNet}", f"{key}=1", catalog=CATALOG)
     assert text.startswith(f"-o {key}: {message}")
 

@@ -38,6 +38,15 @@ CONFIGS = [
         "lenet.yml:2: 'use_ema' is written as a section here: "
         "Averages: {ema: {name: ExponentialMovingAverage, decay: 0.9998}}",
     ),
+    (
+        "EMA: {decay: 0.9999}",
+        "lenet.yml:2: 'EMA' is written as a section here: "
+        "Averages: {ema: {name: ExponentialMovingAverage, decay: 0.9999, schedule: constant}}",
+    ),
+    (
+        "Global: {epochs: 120}",
+        "lenet.yml:2: 'Global' is no section here: its keys stand at the top",
+    ),
     ("Model:\n\tname: LeNet", "lenet.yml:3: indented with a tab; use spaces"),
     ("seed: &a 1", "lenet.yml:2: anchors and aliases (&, *, <<) are not allowed"),
     ("seed: !!int 1", "lenet.yml:2: tags (!…) are not allowed"),
