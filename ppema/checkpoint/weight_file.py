@@ -47,6 +47,15 @@ def write_weight_file(path: Path, tensors: Any) -> None:
         os.fsync(file.fileno())
 
 
+def to_arrays(value: Any) -> Any:
+    """Return nested tensors as arrays: Paddle would save their automatic names with them."""
+    if isinstance(value, dict):
+        return {key: to_arrays(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [to_arrays(item) for item in value]
+    return value.numpy() if paddle.is_tensor(value) else value
+
+
 def read_weight_file(path: Union[str, Path]) -> dict[str, Any]:
     """Return what `paddle.save` wrote, arrays as CPU tensors, without Paddle's name table.
 
