@@ -21,6 +21,7 @@ ALLOWED = {
     "data": {"errors"},
     "checkpoint": {"errors", "averaging"},
     "engine": {"errors", "averaging", "checkpoint", "metrics"},
+    "hapi": {"errors", "averaging", "checkpoint"},
     "builder": {
         *("errors", "averaging", "checkpoint", "config", "data", "engine", "models", "optim"),
     },
