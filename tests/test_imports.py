@@ -22,6 +22,7 @@ ALLOWED = {
     "data": {"errors"},
     "checkpoint": {"errors", "averaging"},
     "engine": {"errors", "averaging", "checkpoint", "metrics", "plots"},
+    "hapi": {"errors", "averaging", "checkpoint"},
     "builder": {
         *("errors", "averaging", "checkpoint", "config", "data", "engine", "models", "optim"),
     },

@@ -138,12 +138,12 @@ def soup(argv: Sequence[str]) -> int:
     output = arguments.output or Path("soup.pdparams")
     _require_free(arguments, output)
     from ppema import builder
-    from ppema.engine.candidates import save_weights
+    from ppema.checkpoint import replace_weight_file
     from ppema.engine.soup import cook_greedily, cook_uniformly, read_ingredients
 
     states = read_ingredients(arguments.files)
     if arguments.config is None:
-        save_weights(cook_uniformly(states), output)
+        replace_weight_file(output, cook_uniformly(states))
         print(f"uniform soup of {len(states)}\nwritten: {output}")
         return 0
     config = builder.read_config(arguments.config, arguments.opt)

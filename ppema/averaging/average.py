@@ -67,6 +67,11 @@ class WeightAverage:
         self._movement = Movement(self._store.averages())
 
     @property
+    def model(self) -> Any:
+        """Return the model whose weights are averaged."""
+        return self._selection[0]
+
+    @property
     def num_updates(self) -> int:
         """Return how often `update` was called since `register`: the t of the schedules."""
         return int(self._counters["num_updates"])
@@ -100,6 +105,16 @@ class WeightAverage:
         return kept
 
     @property
+    def is_applied(self) -> bool:
+        """Tell whether the model holds this or another average of it at the moment."""
+        return self._store.is_model_swapped
+
+    @property
+    def recomputes(self) -> bool:
+        """Tell whether the average's BN statistics are left to `recompute_statistics`."""
+        return self._recomputes
+
+    @property
     def is_stale(self) -> bool:
         """Tell whether `recompute_statistics` has to run before the average can be used."""
         return self._recomputes and self._counters["recomputed_at"] != self.num_updates
@@ -120,7 +135,7 @@ class WeightAverage:
         self._store.check_model()
         self._store.swap_in()
         try:
-            update_bn(loader, self._selection[0])
+            update_bn(loader, self.model)
             statistics = self._store.live_statistics()
         finally:
             self._store.swap_out()

@@ -15,7 +15,8 @@ from typing import Any, Callable, Optional, Tuple, Union
 import numpy as np
 import paddle
 
-from ..errors import CheckpointError
+from ..errors import CheckpointError, StorageError
+from .files import reason, write_atomically
 
 # Paddle's own limit.
 _MAX_RANK = 9
@@ -45,6 +46,28 @@ def write_weight_file(path: Path, tensors: Any) -> None:
         paddle.save(tensors, str(path))
     with open(path, "rb") as file:
         os.fsync(file.fileno())
+
+
+def to_arrays(value: Any) -> Any:
+    """Return nested tensors as arrays: Paddle would save their automatic names with them."""
+    if isinstance(value, dict):
+        return {key: to_arrays(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [to_arrays(item) for item in value]
+    return value.numpy() if paddle.is_tensor(value) else value
+
+
+def replace_weight_file(path: Path, tensors: Any) -> None:
+    """Write a weight file, its folder too; `path` is whole, or what it was.
+
+    Raises:
+        StorageError: the disk refused.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, lambda target: write_weight_file(target, tensors))
+    except OSError as error:
+        raise StorageError(f"cannot write {path}: {reason(error)}") from error
 
 
 def read_weight_file(path: Union[str, Path]) -> dict[str, Any]:

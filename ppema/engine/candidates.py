@@ -6,10 +6,7 @@ from pathlib import Path
 from typing import Any, Callable, Iterable, Mapping
 
 from ..averaging import update_bn
-from ..checkpoint import load_strictly
-from ..checkpoint.files import reason, write_atomically
-from ..checkpoint.weight_file import write_weight_file
-from ..errors import StorageError
+from ..checkpoint import load_strictly, replace_weight_file
 from ..metrics import Evaluation
 from .evaluate import evaluate
 
@@ -67,17 +64,4 @@ class Candidates:
         Raises:
             StorageError: the disk refused.
         """
-        save_weights(self._model.state_dict(), path)
-
-
-def save_weights(state: Mapping[str, Any], path: Path) -> None:
-    """Write a weight file that plain `paddle.load` reads; `path` is whole or as it was.
-
-    Raises:
-        StorageError: the disk refused.
-    """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, lambda target: write_weight_file(target, dict(state)))
-    except OSError as error:
-        raise StorageError(f"cannot write {path}: {reason(error)}") from error
+        replace_weight_file(path, self._model.state_dict())

@@ -8,7 +8,6 @@ from functools import partial
 from typing import Any, Callable, Mapping
 
 import numpy as np
-import paddle
 
 from ..averaging import WeightAverage
 from ..checkpoint import (
@@ -17,6 +16,7 @@ from ..checkpoint import (
     load_structured_optimizer_state,
     require_finite,
     structured_optimizer_state,
+    to_arrays,
 )
 from ..errors import CheckpointError
 from .rng import rng_from_json, rng_to_json
@@ -123,16 +123,7 @@ def _average_state(average: WeightAverage) -> dict[str, Any]:
         if served[name].dtype != tensor.dtype
         or served[name].numpy().tobytes() != tensor.numpy().tobytes()
     }
-    return {key: _to_arrays(value) for key, value in {**state, "shadow": shadow}.items()}
-
-
-def _to_arrays(value: Any) -> Any:
-    """Return nested tensors as arrays: Paddle would save their automatic names with them."""
-    if isinstance(value, dict):
-        return {key: _to_arrays(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_to_arrays(item) for item in value]
-    return value.numpy() if paddle.is_tensor(value) else value
+    return {key: to_arrays(value) for key, value in {**state, "shadow": shadow}.items()}
 
 
 def _restore_averages(
