@@ -140,8 +140,10 @@ def power_function(sigma_rel, every=1):
 
     def twin(weights):
         seen = weights[every::every]
+        if not len(seen):
+            return weights[0]
         edges = np.arange(len(seen) + 1.0) ** (gamma_of(sigma_rel) + 1)
-        return np.diff(edges) @ seen / edges[-1] if len(seen) else weights[0]
+        return np.tensordot(np.diff(edges) / edges[-1], seen, axes=1)
 
     return twin
 
@@ -149,7 +151,7 @@ def power_function(sigma_rel, every=1):
 def linear(weights):
     """Weight t counts t times."""
     shares = np.arange(1.0, len(weights))
-    return shares @ weights[1:] / shares.sum()
+    return np.tensordot(shares / shares.sum(), weights[1:], axes=1)
 
 
 def assert_close_to_twin(averaged, twin_shadow, tolerance):

@@ -42,7 +42,8 @@ from ppema import (
 NUM_STEPS, RESUMED_AT = 1000, 500
 # A frozen weight gets another value here, which an average of it would follow late.
 REPLACED_AT = 300
-COMPARED_AT = (1, 4, 10, 100, 499, 500, 501, 1000)
+# At 540 some of the latest snapshots are of before the resume, some of after.
+COMPARED_AT = (1, 4, 10, 100, 499, 500, 501, 540, 1000)
 # At neither the resume nor the end do these fold the weights in.
 THIRD, SEVENTH = 3, 7
 
