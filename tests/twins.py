@@ -1,4 +1,8 @@
-"""Slow float64 NumPy twins of the averages: plain lines, stepped beside the real."""
+"""Slow float64 NumPy twins of the averages: plain lines, stepped beside the real.
+
+The functions keep nothing: they give the average of all the weights that a run has seen, a row
+each, the initial ones first.
+"""
 
 from __future__ import annotations
 
@@ -73,6 +77,81 @@ class WeightedTwin(Twin):
         self.seen[name].append(now)
         shares = np.asarray(self.shares(self.t), dtype="float64")
         return np.tensordot(shares / shares.sum(), np.stack(self.seen[name]), axes=1)
+
+
+def ema(decay_at, every=1):
+    """shadow = d * shadow + (1 - d) * weight; at each k-th, d is the product of k decays."""
+
+    def twin(weights):
+        shadow, kept = weights[0], 1.0
+        for t, weight in enumerate(weights[1:]):
+            kept *= decay_at(t)
+            if (t + 1) % every == 0:
+                shadow, kept = kept * shadow + (1 - kept) * weight, 1.0
+        return shadow
+
+    return twin
+
+
+def debiased(decay_at, every=1):
+    """The same from zero, divided by 1 minus the product of all decays, as Adam's moments are."""
+
+    def twin(weights):
+        zeros = np.zeros_like(weights[:1])
+        steps = (len(weights) - 1) // every * every
+        product = math.prod(decay_at(t) for t in range(steps))
+        if product == 1.0:
+            return weights[0]
+        return ema(decay_at, every)(np.concatenate([zeros, weights[1:]])) / (1 - product)
+
+    return twin
+
+
+def mean_from(start, every=1):
+    """SWA: the mean of the weights after the steps start, start + every, …"""
+
+    def twin(weights):
+        return weights[start::every].mean(axis=0) if len(weights) > start else weights[-1]
+
+    return twin
+
+
+def mean_of_latest(k, every):
+    """LAWA: the mean of the last k of the weights after the steps every, 2 * every, …"""
+
+    def twin(weights):
+        return weights[every::every][-k:].mean(axis=0) if len(weights) > every else weights[-1]
+
+    return twin
+
+
+def gamma_of(sigma_rel):
+    """Invert EDM2's sigma_rel = sqrt(gamma + 1) / ((gamma + 2) * sqrt(gamma + 3)) by bisection."""
+    low, high = 0.0, 1e6
+    for _ in range(200):
+        gamma = (low + high) / 2
+        is_wide = math.sqrt(gamma + 1) / ((gamma + 2) * math.sqrt(gamma + 3)) > sigma_rel
+        low, high = (gamma, high) if is_wide else (low, gamma)
+    return gamma
+
+
+def power_function(sigma_rel, every=1):
+    """EDM2: the integral of the profile t**gamma over the steps that a weight stands for."""
+
+    def twin(weights):
+        seen = weights[every::every]
+        if not len(seen):
+            return weights[0]
+        edges = np.arange(len(seen) + 1.0) ** (gamma_of(sigma_rel) + 1)
+        return np.tensordot(np.diff(edges) / edges[-1], seen, axes=1)
+
+    return twin
+
+
+def linear(weights):
+    """Weight t counts t times."""
+    shares = np.arange(1.0, len(weights))
+    return np.tensordot(shares / shares.sum(), weights[1:], axes=1)
 
 
 def assert_close_to_twin(averaged, twin_shadow, tolerance):
