@@ -429,7 +429,10 @@ def test_without_save_dir_nothing_is_written(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("failing", ["ppema.checkpoint.weight_file.write_weight_file", "ppema.checkpoint.files.os.replace"])
+@pytest.mark.parametrize(
+    "failing",
+    ["ppema.checkpoint.weight_file.write_weight_file", "ppema.checkpoint.files.os.replace"],
+)
 def test_a_disk_that_refuses_leaves_the_old_file_whole(tmp_path, monkeypatch, failing):
     model = make_model()
     callback = WeightAverageCallback(make_ema(model), tmp_path)

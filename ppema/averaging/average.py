@@ -11,7 +11,7 @@ import paddle
 from .batch_norm import update_bn
 from .decay import ArgumentError
 from .diagnostics import Diagnostics, Movement
-from .fit import describe_misfit
+from .fit import describe_misfit, require_tensors
 from .shadow import BufferPolicy, ShadowDtype, ShadowStore
 
 Counters = Dict[str, Union[int, float]]
@@ -269,7 +269,7 @@ class WeightAverage:
         if state["kind"] != type(self).__name__:
             raise ValueError(f"the state is of {state['kind']}, not {type(self).__name__}")
         counters = self._checked_counters(state)
-        _require_tensors(state["shadow"])
+        require_tensors(state["shadow"])
         misfit = describe_misfit(expected["shadow"], state["shadow"])
         if misfit:
             raise ValueError(misfit)
@@ -325,10 +325,3 @@ class WeightAverage:
             raise RuntimeError(
                 f"{call} needs the raw weights, but {which} is applied; call restore() first"
             )
-
-
-def _require_tensors(shadow: Any) -> None:
-    if not isinstance(shadow, Mapping) or not all(
-        hasattr(value, "shape") and hasattr(value, "dtype") for value in shadow.values()
-    ):
-        raise ValueError("the shadow of a state maps names to tensors; this one does not")

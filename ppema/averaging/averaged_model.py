@@ -11,6 +11,7 @@ from .batch_norm import batch_norm_statistics
 from .decay import resolve_decay
 from .fit import describe_misfit
 from .place import parse_place
+from .swap import is_any_exchanged
 
 AverageFunction = Callable[[Any, Any, int], Any]
 
@@ -67,8 +68,14 @@ class AveragedModel(paddle.nn.Layer):
         """Fold the model's current weights in; the first call copies them.
 
         Raises:
+            RuntimeError: an average is applied to the model at the moment.
             ValueError: the model's tensors are not those of the copy.
         """
+        if is_any_exchanged(model.parameters()):
+            raise RuntimeError(
+                "update_parameters() needs the raw weights, but an average is applied; call its "
+                "restore() first"
+            )
         current, averaged = _tensors(model), _tensors(self.module)
         misfit = describe_misfit(_shapes(averaged), _shapes(current))
         if misfit:

@@ -36,8 +36,9 @@ def update_bn(loader: Iterable[Any], model: Any, device: Optional[str] = None) -
 
     Each batch counts the same, whatever its size, as in PyTorch. A layer that is called several
     times for a batch counts each call. Layers with `use_global_stats` keep what they have, and
-    a model without BN is not run at all. Mode and momentum of every layer, and the generators
-    of random numbers, are put back whatever happens; where the pass raises, so are the statistics.
+    a model without BN is not run at all. Mode and momentum of every layer, buffers of the
+    model's own, and the generators of random numbers, are put back whatever happens; where the
+    pass raises, so are the statistics.
 
     Args:
         loader: yields a tensor or array; a tuple or list that begins with the input; or a dict,
@@ -73,6 +74,7 @@ def _cumulative(model: Any, layers: list[Any]) -> Iterator[None]:
         for layer in layers
         for tensor in (layer._mean, layer._variance)
     ]
+    buffers = {name: tensor.clone() for name, tensor in model.named_buffers()}
     generators = paddle.get_rng_state()
     calls = dict.fromkeys(map(id, layers), 0)
 
@@ -101,6 +103,10 @@ def _cumulative(model: Any, layers: list[Any]) -> Iterator[None]:
         for layer, was_training in modes:
             layer.training = was_training
         paddle.set_rng_state(generators)
+        for name, tensor in model.named_buffers():
+            # A forward pass in train mode may count, or draw, into a buffer of the user's.
+            if name in buffers:
+                tensor.copy_(buffers[name], True)
         for layer, tensor, kept in statistics:
             if not calls[id(layer)]:
                 tensor.copy_(kept, True)

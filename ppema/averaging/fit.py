@@ -25,6 +25,14 @@ def describe_misfit(model: Mapping[str, Any], stored: Mapping[str, Any]) -> Opti
     return "; ".join(parts)
 
 
+def require_tensors(state: Any) -> None:
+    """Raise ValueError where a part of a state is not a mapping from names to tensors."""
+    if not isinstance(state, Mapping) or not all(
+        hasattr(value, "shape") and hasattr(value, "dtype") for value in state.values()
+    ):
+        raise ValueError("the shadow of a state maps names to tensors; this one does not")
+
+
 def _misfit(name: str, model: Mapping[str, Any], stored: Mapping[str, Any]) -> Optional[str]:
     wanted, found = model[name], stored[name]
     if list(wanted.shape) != list(found.shape):

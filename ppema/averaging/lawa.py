@@ -8,7 +8,7 @@ import paddle
 
 from .average import WeightAverage
 from .decay import ArgumentError
-from .fit import describe_misfit
+from .fit import describe_misfit, require_tensors
 from .horizon import Duration, RunLength, to_whole_steps
 from .shadow import BufferPolicy, ShadowDtype
 
@@ -89,9 +89,12 @@ class LatestWeightAverage(WeightAverage):
             RuntimeError: the average is applied at the moment.
             ValueError: another kind of average, or names, shapes or dtypes that do not fit.
         """
-        snapshots = state.get("snapshots", [])
+        snapshots = state.get("snapshots", []) if isinstance(state, Mapping) else []
+        if not isinstance(snapshots, list):
+            raise ValueError("the snapshots of a state are a list; here they are not")
         shadow = self._store.averages()
         for index, snapshot in enumerate(snapshots):
+            require_tensors(snapshot)
             misfit = describe_misfit(shadow, snapshot)
             if misfit:
                 raise ValueError(f"snapshot {index}: {misfit}")

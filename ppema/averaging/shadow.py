@@ -206,6 +206,11 @@ class ShadowStore:
             state = self._model.state_dict()
             for live in state.values():
                 if id(live) not in copies:
+                    if is_any_exchanged([live]):
+                        raise RuntimeError(
+                            "this average takes some tensors from the model, where another "
+                            "average is applied; call its restore() first"
+                        )
                     copies[id(live)] = live.detach().clone()
                 # Paddle saves this name too; a new one each time would change the file's bytes.
                 copies[id(live)].name = live.name

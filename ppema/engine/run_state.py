@@ -40,9 +40,16 @@ def average_file(name: str) -> str:
 def checkpoint_files(trainer: Trainer) -> dict[str, tuple[str, Callable[[], Any]]]:
     """Return name -> (role, maker of the contents) of every file of a checkpoint.
 
-    Raises (from a maker):
-        NonFiniteError: a weight is NaN or infinite; such a checkpoint is not written.
+    Raises:
+        RuntimeError: an average is applied at the moment.
+        NonFiniteError: (from a maker) a weight is NaN or infinite; it is not written.
     """
+    for name, average in trainer.averages.items():
+        if average.is_applied:
+            raise RuntimeError(
+                f"a checkpoint needs the raw weights, but {name} or another average is applied; "
+                "call restore() first"
+            )
     files: dict[str, tuple[str, Callable[[], Any]]] = {
         MODEL_FILE: ("raw", lambda: _finite(trainer.model.state_dict()))
     }

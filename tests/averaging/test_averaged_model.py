@@ -10,7 +10,13 @@ from paddle.vision.models import LeNet
 from test_ema_twin import make_optimizer, train_step
 from twins import WeightedTwin, assert_close_to_twin
 
-from ppema import ArgumentError, AveragedModel, ExponentialMovingAverageModel, update_bn
+from ppema import (
+    ArgumentError,
+    AveragedModel,
+    ExponentialMovingAverage,
+    ExponentialMovingAverageModel,
+    update_bn,
+)
 
 
 def state_without_prefix(averaged):
@@ -174,3 +180,12 @@ def test_another_model_and_what_cannot_be_copied_are_refused():
 def test_the_copy_can_lie_on_a_named_place():
     averaged = AveragedModel(LeNet(), device="cpu")
     assert all(p.place.is_cpu_place() for p in averaged.parameters())
+
+
+def test_weights_that_are_an_average_for_the_moment_are_refused():
+    model = paddle.nn.Linear(2, 2)
+    ema = ExponentialMovingAverage(model, 0.5)
+    averaged = AveragedModel(model)
+    with ema.average_parameters(), pytest.raises(RuntimeError, match="an average is applied"):
+        averaged.update_parameters(model)
+    averaged.update_parameters(model)

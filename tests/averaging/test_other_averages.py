@@ -184,3 +184,18 @@ def test_starting_again_forgets_points_and_snapshots():
         model.weight.set_value(paddle.full([1, 1], 7.0))
         average.update()
         assert average.averaged_state_dict()["weight"].item() == 7.0
+
+
+@pytest.mark.parametrize(
+    "state",
+    [
+        *(None, 3, {"snapshots": 3}, {"snapshots": [3]}),
+        {"snapshots": [{"weight": 3, "bias": 3}]},
+    ],
+)
+def test_what_is_no_state_is_refused_by_the_latest_too(state):
+    latest = LatestWeightAverage(paddle.nn.Linear(1, 1))
+    if isinstance(state, dict):
+        state = {**latest.state_dict(), **state}
+    with pytest.raises(ValueError, match="state"):
+        latest.set_state_dict(state)

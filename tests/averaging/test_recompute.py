@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import paddle
 import pytest
-from networks import TinyBN
+from networks import Oddities, TinyBN
 from paddle.vision.models import LeNet
 from test_ema_twin import make_optimizer, train_step
 
@@ -103,3 +103,11 @@ def test_without_batch_norm_or_the_policy_there_is_nothing_to_do():
         average.update()
         average.recompute_statistics(never())
         average.averaged_state_dict()
+
+
+def test_recomputing_leaves_the_model_s_own_buffers_alone():
+    model = Oddities()
+    ema = ExponentialMovingAverage(model, 0.9, buffers="recompute")
+    before = {name: t.numpy().tobytes() for name, t in model.state_dict().items()}
+    ema.recompute_statistics([paddle.randn([8, 1, 28, 28]) for _ in range(3)])
+    assert {name: t.numpy().tobytes() for name, t in model.state_dict().items()} == before

@@ -225,3 +225,20 @@ def test_a_state_kept_across_a_swap_holds_the_average(moved):
         inside = ema.state_dict()["shadow"]
         assert bits(before) == bits(inside) == averaged
     assert bits(before) == bits(inside) == averaged
+
+
+def test_another_average_that_is_applied_does_not_show_in_this_one_s_state():
+    model = TinyBN()
+    applied = ExponentialMovingAverage(model, 0.5, False)
+    read = ExponentialMovingAverage(model, 0.5, False, buffers="copy", exclude=["fc.bias"])
+    whole = ExponentialMovingAverage(model, 0.25, False)
+    model.bn._mean.fill_(4.0)
+    for average in (applied, read, whole):
+        average.update()
+    before = {name: t.numpy().tobytes() for name, t in whole.averaged_state_dict().items()}
+    with applied.average_parameters():
+        with pytest.raises(RuntimeError, match="takes some tensors from the model"):
+            read.averaged_state_dict()
+        inside = {name: t.numpy().tobytes() for name, t in whole.averaged_state_dict().items()}
+    assert inside == before
+    assert read.averaged_state_dict()["bn._mean"].tolist() == [4.0] * 4

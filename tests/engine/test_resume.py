@@ -7,7 +7,7 @@ import logging
 import paddle
 import pytest
 from paddle.vision.models import LeNet
-from trainers import all_bits, make_reader, make_trainer
+from trainers import DropoutNet, all_bits, bits, make_reader, make_trainer
 
 from ppema import ExponentialMovingAverage
 from ppema.checkpoint import BEST, FINAL, CheckpointStore
@@ -338,3 +338,39 @@ def test_another_class_is_named():
         check_identity(saved, {**saved, "optimizer": "Momentum"})
     with pytest.raises(CheckpointError, match="made with no schedule, the config says StepDecay"):
         check_identity(saved, {**saved, "schedule": "StepDecay"})
+
+
+class CountingNet(DropoutNet):
+    """A network that counts its own forward passes, in a buffer."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("steps", paddle.zeros([], "int64"))
+
+    def forward(self, image):
+        if self.training:
+            self.steps += 1
+        return super().forward(image)
+
+
+def test_how_often_a_run_is_saved_does_not_change_its_weights(tmp_path):
+    ends = []
+    for snapshot_iter in (0, 1):
+        trainer, _ = saving_trainer(
+            tmp_path / str(snapshot_iter), snapshot_iter=snapshot_iter, network=CountingNet
+        )
+        trainer.train()
+        ends.append(all_bits(trainer))
+    assert ends[0] == ends[1]
+    assert int(trainer.model.steps) == 10
+
+
+def test_a_checkpoint_is_refused_while_an_average_is_applied(tmp_path):
+    trainer, store = saving_trainer(tmp_path, num_epochs=1, snapshot_iter=0)
+    trainer.train()
+    raw = bits(trainer.model.state_dict())
+    trainer.step = 99
+    with trainer.averages["ema"].average_parameters():
+        with pytest.raises(RuntimeError, match="needs the raw weights"):
+            trainer.hooks[2].save(trainer)
+    assert bits(store.newest().read("model.pdparams")) == raw
