@@ -8,8 +8,10 @@ from .ema import ExponentialMovingAverage
 from .horizon import RunLength
 from .lawa import LatestWeightAverage
 from .posthoc import PowerFunctionEMA, posthoc_coefficients, posthoc_residual
+from .schedule_state import schedule_state, set_schedule_state
 from .soup import GreedySoup, greedy_soup, uniform_soup
 from .swa import StochasticWeightAverage
+from .swa_lr import SWALR, CyclicSWALR
 
 # What a config may name.
 AVERAGES: dict[str, type[WeightAverage]] = {
@@ -21,8 +23,10 @@ AVERAGES: dict[str, type[WeightAverage]] = {
 
 __all__ = [
     "AVERAGES",
+    "SWALR",
     "ArgumentError",
     "AveragedModel",
+    "CyclicSWALR",
     "ExponentialMovingAverage",
     "ExponentialMovingAverageModel",
     "GreedySoup",
@@ -34,6 +38,8 @@ __all__ = [
     "greedy_soup",
     "posthoc_coefficients",
     "posthoc_residual",
+    "schedule_state",
+    "set_schedule_state",
     "uniform_soup",
     "update_bn",
 ]
