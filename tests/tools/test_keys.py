@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import subprocess
 import sys
@@ -106,6 +107,44 @@ def test_non_finite_and_max_skips(run_tool, config, tmp_path, monkeypatch):
         num_skips = result.out.count("is not finite; the step is left out")
         assert num_skips == (2 if len(keys) > 1 else 0)
         assert len(result.err.splitlines()) == (1 if code else 0)
+
+
+CHAIN = (
+    "LearningRate.schedulers=[{name: CosineAnnealingDecay, T_max: 40},"
+    " {name: LinearWarmup, warmup_steps: 5, start_lr: 0.0, end_lr: 0.001}, {%s}]"
+)
+# 50 % of 29 steps are 14, 20 % are 6, 10 % are 3.
+CONSTANT = "name: SWALR, swa_lr: 0.0005, start: 50 %, anneal: 20 %, strategy: linear"
+CYCLIC = "name: CyclicSWALR, max_lr: 0.0008, min_lr: 0.0002, start: 50 %, cycle: 10 %"
+
+
+def rates_of_the_chain(last):
+    """Return the rates of steps 1 to 29, from the formulas."""
+    rates = [0.001 * step / 5 for step in range(5)]
+    rates += [0.001 * (1 + math.cos(math.pi * step / 40)) / 2 for step in range(9)]
+    for i in range(1, 16):
+        if last == CONSTANT:
+            alpha = min(1, i / 6)
+            rates.append(alpha * 0.0005 + (1 - alpha) * rates[13])
+        else:
+            rates.append((0.0006, 0.0004, 0.0002)[(i - 1) % 3])
+    return rates
+
+
+@pytest.mark.parametrize("last", [CONSTANT, CYCLIC], ids=["constant", "cyclic"])
+def test_a_chain_of_schedules_gives_its_rates_and_goes_on_after_a_stop(train, last):
+    keys = (CHAIN % last, "log_iter=1", "snapshot_iter=1", "keep_checkpoint_max=99")
+    train(*keys)
+    records = [json.loads(line) for line in (FOLDER / "metrics.jsonl").read_text().splitlines()]
+    # A line shows the rate that the next step will have.
+    found = [record["lr"] for record in records if record["step"] < 29]
+    assert found == pytest.approx(rates_of_the_chain(last)[1:], rel=1e-9)
+    weights = final_weights()
+    for step in (24, 16, 9, 3):
+        train(*keys, flags=("-r", str(FOLDER / f"step_{step:09d}"), "--overwrite"))
+        assert final_weights() == weights
+    names = f"CosineAnnealingDecay, LinearWarmup, {last.split()[1].rstrip(',')}"
+    assert manifest()["identity"]["schedule"] == names
 
 
 def test_a_window_longer_than_the_run_is_warned_about(train):
