@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any, Literal, Mapping, Optional, Union
 
-from paddle.optimizer.lr import LRScheduler
+from paddle.optimizer.lr import LRScheduler, ReduceOnPlateau
 
 from .decay import ArgumentError
 from .horizon import Duration, RunLength, to_whole_steps
@@ -41,7 +41,7 @@ def cyclic_rate(i: int, max_lr: float, min_lr: float, cycle: int) -> float:
     return (1.0 - t) * max_lr + t * min_lr
 
 
-class RateAfterStart(LRScheduler):  # type: ignore[misc]
+class RateAfterStart(LRScheduler):
     """Follow one rate or schedule for `start` steps and the rate of a subclass after them.
 
     Call `step` after each optimizer step, as with any schedule of Paddle: step k of the
@@ -66,6 +66,10 @@ class RateAfterStart(LRScheduler):  # type: ignore[misc]
     ) -> None:
         if not isinstance(learning_rate, LRScheduler):
             _require_rate("learning_rate", learning_rate, allows_zero=True)
+        if isinstance(learning_rate, ReduceOnPlateau):
+            raise ArgumentError(
+                "learning_rate", "a rate, or a schedule of steps alone", type(learning_rate)
+            )
         self.learning_rate = learning_rate
         self.start = to_whole_steps("start", start, run, allows_zero=True)
         super().__init__(self._rate_before(), last_epoch, verbose)

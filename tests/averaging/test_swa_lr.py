@@ -289,6 +289,10 @@ def test_durations_are_counted_as_an_average_counts_them(start, steps):
     [
         (lambda: SWALR(-0.1, 0.02, 3), "learning_rate must be a finite number, 0 or more"),
         (lambda: SWALR("fast", 0.02, 3), "learning_rate must be a finite number"),
+        (
+            lambda: SWALR(lr.ReduceOnPlateau(0.1), 0.02, 3),
+            "learning_rate must be a rate, or a schedule of steps alone",
+        ),
         (lambda: SWALR(0.1, 0.0, 3), "swa_lr must be a finite number above 0"),
         (lambda: SWALR(0.1, math.nan, 3), "swa_lr must be"),
         (lambda: SWALR(0.1, True, 3), "swa_lr must be"),
