@@ -13,6 +13,10 @@ import paddle
 import pytest
 from conftest import REPOSITORY
 
+from ppema import RunLength
+from ppema.builder import make_model, read_config
+from ppema.builder.parts import make_averages, make_optimizer
+
 FOLDER = Path("output/lenet_digits")
 # One epoch of 29 steps.
 SHORT = ("epoch=1", "TrainReader.batch_size=256", "use_vdl=false")
@@ -145,6 +149,22 @@ def test_a_chain_of_schedules_gives_its_rates_and_goes_on_after_a_stop(train, la
         assert final_weights() == weights
     names = f"CosineAnnealingDecay, LinearWarmup, {last.split()[1].rstrip(',')}"
     assert manifest()["identity"]["schedule"] == names
+
+
+def test_the_points_of_the_cyclic_config_are_at_the_lowest_rate_of_each_cycle(config):
+    run = RunLength(num_steps=4690, steps_per_epoch=938, images_per_step=64)
+    swa_config = read_config(str(config("lenet_mnist_swa_cyclic")), [])
+    model = make_model(swa_config)
+    _, schedule = make_optimizer(swa_config, model, run)
+    swa = make_averages(swa_config, model, run)["swa"]
+    points = {}
+    for step in range(1, run.num_steps + 1):
+        before = swa.num_points
+        swa.update()
+        if swa.num_points > before:
+            points[step] = schedule()
+        schedule.step()
+    assert points == dict.fromkeys(range(2345, 4691, 469), 0.0005)
 
 
 def test_a_window_longer_than_the_run_is_warned_about(train):
