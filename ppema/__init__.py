@@ -4,8 +4,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .averaging import (
+        SWALR,
         ArgumentError,
         AveragedModel,
+        CyclicSWALR,
         ExponentialMovingAverage,
         ExponentialMovingAverageModel,
         GreedySoup,
@@ -24,8 +26,10 @@ if TYPE_CHECKING:
     )
 
 __all__ = [
+    "SWALR",
     "ArgumentError",
     "AveragedModel",
+    "CyclicSWALR",
     "ExponentialMovingAverage",
     "ExponentialMovingAverageModel",
     "GreedySoup",

@@ -14,7 +14,7 @@ ALLOWED = {
     "averaging": set(),
     "errors": set(),
     "models": set(),
-    "optim": set(),
+    "optim": {"averaging"},
     "metrics": set(),
     "plots": {"checkpoint", "errors"},
     "console": {"errors"},

@@ -11,8 +11,10 @@ from .horizon import RunLength, to_steps, to_whole_steps
 from .lawa import LatestWeightAverage
 from .posthoc import PowerFunctionEMA, posthoc_coefficients, posthoc_residual
 from .profile import sigma_rel_to_gamma
+from .schedule_state import schedule_state, set_schedule_state
 from .soup import GreedySoup, combine_states, greedy_soup, uniform_soup
 from .swa import StochasticWeightAverage
+from .swa_lr import SWALR, CyclicSWALR
 
 # What a config may name.
 AVERAGES: dict[str, type[WeightAverage]] = {
@@ -24,8 +26,10 @@ AVERAGES: dict[str, type[WeightAverage]] = {
 
 __all__ = [
     "AVERAGES",
+    "SWALR",
     "ArgumentError",
     "AveragedModel",
+    "CyclicSWALR",
     "Diagnostics",
     "ExponentialMovingAverage",
     "ExponentialMovingAverageModel",
@@ -40,6 +44,8 @@ __all__ = [
     "greedy_soup",
     "posthoc_coefficients",
     "posthoc_residual",
+    "schedule_state",
+    "set_schedule_state",
     "sigma_rel_to_gamma",
     "to_steps",
     "to_whole_steps",

@@ -22,14 +22,17 @@ class RunLength(NamedTuple):
     images_per_step: int
 
 
-def to_steps(argument: str, duration: Duration, run: Optional[RunLength]) -> float:
+def to_steps(
+    argument: str, duration: Duration, run: Optional[RunLength], allows_zero: bool = False
+) -> float:
     """Return a duration in steps; a bare number is one already.
 
     Counted in images, epochs or percent, a window stays as long when the batch size changes:
     a batch κ times as large gives ``decay ** κ`` (https://arxiv.org/abs/2307.13813).
 
     Raises:
-        ArgumentError: text that is no duration, not above 0, or in a unit that needs `run`.
+        ArgumentError: text that is no duration, below 0 or (unless allowed) 0, or in a unit
+            that needs `run`.
     """
     if not isinstance(duration, str):
         steps = float(duration)
@@ -41,21 +44,27 @@ def to_steps(argument: str, duration: Duration, run: Optional[RunLength]) -> flo
                 argument, "a number of steps, or such as 5 %, 2 epochs, 64000 images", duration
             )
         steps = number * _steps_in_one(argument, match[2][0], duration, run)
-    if not 0.0 < steps < math.inf:
-        raise ArgumentError(argument, "a finite duration above 0", duration)
+    if not (0.0 < steps < math.inf or (allows_zero and steps == 0.0)):
+        raise ArgumentError(argument, f"a finite duration{_bound(allows_zero)}", duration)
     return steps
 
 
-def to_whole_steps(argument: str, duration: Duration, run: Optional[RunLength]) -> int:
-    """Return a duration in whole steps, at least one.
+def to_whole_steps(
+    argument: str, duration: Duration, run: Optional[RunLength], allows_zero: bool = False
+) -> int:
+    """Return a duration in whole steps, at least one unless 0 is allowed.
 
     Raises:
         ArgumentError: as for `to_steps`, or a bare number that is not whole.
     """
-    steps = to_steps(argument, duration, run)
+    steps = to_steps(argument, duration, run, allows_zero)
     if isinstance(duration, bool) or (not isinstance(duration, str) and steps != int(steps)):
-        raise ArgumentError(argument, "a whole number above 0", duration)
-    return max(1, round(steps))
+        raise ArgumentError(argument, f"a whole number{_bound(allows_zero)}", duration)
+    return max(1, round(steps)) if steps else 0
+
+
+def _bound(allows_zero: bool) -> str:
+    return ", 0 or more" if allows_zero else " above 0"
 
 
 def _steps_in_one(argument: str, unit: str, duration: str, run: Optional[RunLength]) -> float:

@@ -26,7 +26,7 @@ CATALOG: Mapping[str, Choices] = {
     ),
     "LearningRate.schedulers": Choices(
         SCHEDULERS,
-        given=frozenset({"learning_rate", "last_epoch", "verbose"}),
+        given=frozenset({"learning_rate", "run", "last_epoch", "verbose"}),
         base=paddle.optimizer.lr.LRScheduler,
         is_open=True,
     ),

@@ -17,7 +17,8 @@ from ..averaging import (
     WeightAverage,
     to_whole_steps,
 )
-from ..config import Config
+from ..config import Config, Named
+from ..optim import SCHEDULERS, takes_schedule
 from .catalog import construct
 
 logger = logging.getLogger(__name__)
@@ -66,9 +67,9 @@ def make_loss(config: Config) -> Any:
     return construct(config, config.Loss)
 
 
-def make_optimizer(config: Config, model: Any) -> tuple[Any, Optional[Any]]:
+def make_optimizer(config: Config, model: Any, run: RunLength) -> tuple[Any, Optional[Any]]:
     """Return the optimizer over the model's parameters, and its schedule (None if constant)."""
-    scheduler = _make_scheduler(config)
+    scheduler = _make_scheduler(config, run)
     rate = config.LearningRate.base_lr if scheduler is None else scheduler
     optimizer = construct(
         config, config.Optimizer, learning_rate=rate, parameters=model.parameters()
@@ -80,10 +81,7 @@ def make_averages(config: Config, model: Any, run: RunLength) -> dict[str, Weigh
     """Return the averages by the names that the section Averages gives them."""
     averages = {}
     for name, named in config.Averages.items():
-        # An average of the user's own need not know how long the run is.
-        takes_run = "run" in inspect.signature(named.cls).parameters
-        given = {"run": run} if takes_run else {}
-        averages[name] = construct(config, named, model, **given)
+        averages[name] = construct(config, named, model, **_run_for(named, run))
     return averages
 
 
@@ -154,10 +152,10 @@ def check(config: Config) -> None:
     select_place(config)
     model = make_model(config)
     make_loss(config)
-    make_optimizer(config, model)
     make_gate(config)
     # Without data the steps of an epoch are not known; that a duration is one can be checked.
     run = run_length(config, steps_per_epoch=1000)
+    make_optimizer(config, model, run)
     make_averages(config, model, run)
     snapshot_interval(config, run)
 
@@ -168,13 +166,22 @@ def run_length(config: Config, steps_per_epoch: int) -> RunLength:
     return RunLength(config.epoch * steps_per_epoch, steps_per_epoch, images_per_step)
 
 
-def _make_scheduler(config: Config) -> Optional[Any]:
-    schedulers = config.LearningRate.schedulers
-    if not schedulers:
-        return None
-    if len(schedulers) > 1:
-        raise config.error(
-            "LearningRate.schedulers",
-            f"LearningRate.schedulers may hold one schedule, got {len(schedulers)}",
-        )
-    return construct(config, schedulers[0], learning_rate=config.LearningRate.base_lr)
+def _make_scheduler(config: Config, run: RunLength) -> Optional[Any]:
+    """Return the last schedule, which holds and steps the ones before it; None without any."""
+    scheduler = None
+    for named in config.LearningRate.schedulers:
+        if scheduler is not None and not takes_schedule(named.cls):
+            able = ", ".join(name for name, cls in SCHEDULERS.items() if takes_schedule(cls))
+            raise config.error(
+                f"{named.path}.name",
+                f"{named.path} ({named.name}) cannot go on from the schedule before it; "
+                f"those that can are {able}",
+            )
+        rate = config.LearningRate.base_lr if scheduler is None else scheduler
+        scheduler = construct(config, named, learning_rate=rate, **_run_for(named, run))
+    return scheduler
+
+
+def _run_for(named: Named, run: RunLength) -> dict[str, RunLength]:
+    # A class of Paddle's or of the user's own need not know how long the run is.
+    return {"run": run} if "run" in inspect.signature(named.cls).parameters else {}

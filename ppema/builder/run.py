@@ -58,9 +58,9 @@ def make_trainer(
     """Return the trainer of a run, with its hooks in the order in which they act."""
     seed_everything(config.seed)
     model = make_model(config)
-    optimizer, scheduler = make_optimizer(config, model)
     reader = make_train_reader(config, data.train)
     run = run_length(config, steps_per_epoch=-(-len(reader) // config.accumulate_steps))
+    optimizer, scheduler = make_optimizer(config, model, run)
     averages = make_averages(config, model, run)
     trainer = Trainer(
         model,

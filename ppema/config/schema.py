@@ -33,7 +33,10 @@ class LearningRateKeys:
     """The learning rate and its schedule."""
 
     base_lr: float = key("the learning rate, before any schedule", above=0)
-    schedulers: List[Named] = key("at most one class of paddle.optimizer.lr, in steps", [])
+    schedulers: List[Named] = key(
+        "SWALR, CyclicSWALR or of paddle.optimizer.lr, in steps; each goes on from the one before",
+        [],
+    )
 
 
 @dataclass

@@ -56,7 +56,7 @@ class LogHook(Hook):
             "split": "train",
             "loss": totals.mean_loss(),
             "top1": totals.accuracy(),
-            "lr": float(trainer.optimizer.get_lr()),
+            "lr": trainer.rate,
             "ips": totals.num_samples / totals.step_s,
             "decay": dict(trainer.decays),
             "distance": {name: d.distance for name, d in found.items()},

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import inspect
 import logging
 from functools import partial
 from typing import Any, Callable, Mapping
 
 import numpy as np
 
-from ..averaging import WeightAverage
+from ..averaging import WeightAverage, schedule_state, set_schedule_state
 from ..checkpoint import (
     Checkpoint,
     load_strictly,
@@ -84,7 +83,10 @@ def restore(trainer: Trainer, checkpoint: Checkpoint, is_own: bool = True) -> No
     state = checkpoint.read(STATE_FILE)
     _restore_averages(trainer.averages, state["averages"], checkpoint)
     if trainer.lr_scheduler is not None:
-        _restore_schedule(trainer.lr_scheduler, state["lr_scheduler"])
+        try:
+            set_schedule_state(trainer.lr_scheduler, state["lr_scheduler"])
+        except ValueError as error:
+            raise CheckpointError(f"{source}/{STATE_FILE}: {error}") from None
     if trainer.scaler is not None and state["scaler"]:
         trainer.scaler.load_state_dict(state["scaler"])
     if trainer.gate is not None and state["gate"]:
@@ -97,22 +99,12 @@ def restore(trainer: Trainer, checkpoint: Checkpoint, is_own: bool = True) -> No
     rng_from_json(state["rng"])
 
 
-def _restore_schedule(schedule: Any, state: Mapping[str, Any]) -> None:
-    """Put back how far a schedule is; its arguments are the config's, also where they changed.
-
-    Paddle's own state_dict leaves out fields that some schedules need (T_cur, say).
-    """
-    arguments = {"base_lr", *inspect.signature(type(schedule)).parameters} - {"last_epoch"}
-    moved = {name: value for name, value in state.items() if name not in arguments}
-    vars(schedule).update(moved)
-
-
 def _trainer_state(trainer: Trainer) -> dict[str, Any]:
-    schedule = vars(trainer.lr_scheduler) if trainer.lr_scheduler else {}
+    schedule = schedule_state(trainer.lr_scheduler) if trainer.lr_scheduler else {}
     return {
         "progress": {key: getattr(trainer, key) for key in _PROGRESS},
         "averages": {name: _average_state(avg) for name, avg in trainer.averages.items()},
-        "lr_scheduler": _plain(schedule, skip_others=True),
+        "lr_scheduler": _plain(schedule),
         "scaler": _plain(trainer.scaler.state_dict()) if trainer.scaler else {},
         "gate": trainer.gate.state_dict() if trainer.gate else {},
         "hooks": {hook.name: _plain(hook.state_dict()) for hook in trainer.hooks if hook.name},
@@ -164,25 +156,18 @@ def _finite(state: dict[str, Any]) -> dict[str, Any]:
     return state
 
 
-def _plain(value: Any, skip_others: bool = False) -> Any:
+def _plain(value: Any) -> Any:
     """Return the value in Python's own types: only those may stand in a checkpoint.
 
     Raises:
-        TypeError: it holds something else, and `skip_others` does not say to leave that out.
+        TypeError: it holds something else.
     """
     if isinstance(value, Mapping):
-        items = {key: item for key, item in value.items() if not skip_others or _is_plain(item)}
-        return {key: _plain(item) for key, item in items.items()}
+        return {key: _plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
         return [_plain(item) for item in value]
     if isinstance(value, np.generic):
         return value.item()
-    if not _is_plain(value):
-        raise TypeError(f"a checkpoint cannot hold a {type(value).__name__}")
-    return value
-
-
-def _is_plain(value: Any) -> bool:
-    return value is None or isinstance(
-        value, (bool, int, float, str, np.generic, Mapping, list, tuple)
-    )
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    raise TypeError(f"a checkpoint cannot hold a {type(value).__name__}")

@@ -129,6 +129,8 @@ class Trainer:
         self.scaler = paddle.amp.GradScaler() if amp != "off" else None
         self.step, self.epoch, self.step_in_epoch, self.samples = 0, 1, 0, 0
         self.is_epoch_end = self.is_run_end = False
+        # Of the step done last: the learning rate, and the decay of each average.
+        self.rate = math.nan
         self.decays: dict[str, float] = {}
         self.totals = Totals()
         self._accumulate_steps, self._amp = accumulate_steps, amp
@@ -179,6 +181,7 @@ class Trainer:
         else:
             for (_, tensor), copy in zip(self._statistics, kept):
                 tensor.copy_(copy, True)
+        self.rate = float(self.optimizer.get_lr())
         if self.lr_scheduler is not None:
             self.lr_scheduler.step()
         self.step += 1

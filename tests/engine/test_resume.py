@@ -83,6 +83,8 @@ def test_a_run_that_switches_goes_on_as_if_not_stopped_between_epochs(tmp_path):
 
 
 SCHEDULES = {
+    "CyclicSWALR": {"max_lr": 0.02, "min_lr": 0.001, "start": 2, "cycle": 3},
+    "SWALR": {"swa_lr": 0.001, "start": 2, "anneal": 4},
     "CosineAnnealingDecay": {"T_max": 7},
     "CosineAnnealingWarmRestarts": {"T_0": 4},
     "ExponentialDecay": {"gamma": 0.9},

@@ -26,6 +26,8 @@ def line_of(result, code):
 
 
 EMA = "Averages:\n  ema: {name: ExponentialMovingAverage, %s}\n"
+SWALR = "LearningRate:\n  schedulers: [{name: StepDecay, step_size: 3},\n    {name: SWALR, %s}]"
+CYCLIC = "LearningRate:\n  schedulers:\n    - {name: CyclicSWALR, %s}"
 CONFIGS = [
     (
         "LearningRate: {base_lr: 1e-3x}",
@@ -89,7 +91,47 @@ CONFIGS = [
     (
         "LearningRate:\n  schedulers: [{name: StepDecay, step_size: 3},"
         " {name: StepDecay, step_size: 5}]",
-        "lenet.yml:3: LearningRate.schedulers may hold one schedule, got 2",
+        "lenet.yml:3: LearningRate.schedulers.1 (StepDecay) cannot go on from the schedule before "
+        "it; those that can are LinearWarmup, CyclicSWALR, SWALR",
+    ),
+    (
+        SWALR % "swa_lr: 0.0005, start: 3 years",
+        "lenet.yml:4: LearningRate.schedulers.1.start must be a number of steps, or such as 5 %, "
+        "2 epochs, 64000 images, got '3 years'",
+    ),
+    (
+        SWALR % "swa_lr: 0.0005, start: 75 %, anneal: -1",
+        "lenet.yml:4: LearningRate.schedulers.1.anneal must be a finite duration, 0 or more, got",
+    ),
+    (
+        SWALR % "swa_lr: 0, start: 75 %",
+        "lenet.yml:4: LearningRate.schedulers.1.swa_lr must be a finite number above 0, got 0.0",
+    ),
+    (
+        SWALR % "swa_lr: 0.1, start: 75 %, strategy: cosine",
+        "lenet.yml:4: LearningRate.schedulers.1.strategy must be one of cos, linear, got 'cosine'; "
+        "did you mean 'cos'?",
+    ),
+    (
+        SWALR % "swa_lr: 0.0005, begin: 75 %",
+        "lenet.yml:4: unknown key 'LearningRate.schedulers.1.begin'",
+    ),
+    (SWALR % "swa_lr: 0.0005", "lenet.yml:4: 'LearningRate.schedulers.1.start' is missing"),
+    (
+        SWALR % "swa_lr: 0.0005, start: 1, run: 5",
+        "lenet.yml:4: 'LearningRate.schedulers.1.run' is set by ppema; leave it out",
+    ),
+    (
+        CYCLIC % "max_lr: 0.001, min_lr: 0.01, start: 1, cycle: 5",
+        "lenet.yml:4: LearningRate.schedulers.0.min_lr must be max_lr (0.001) or less, got 0.01",
+    ),
+    (
+        CYCLIC % "max_lr: 0.001, min_lr: 0, start: 1, cycle: 0",
+        "lenet.yml:4: LearningRate.schedulers.0.cycle must be a finite duration above 0, got 0",
+    ),
+    (
+        CYCLIC % "max_lr: 0.001, min_lr: 0, start: 1, cycle: 1.5",
+        "lenet.yml:4: LearningRate.schedulers.0.cycle must be a whole number above 0, got 1.5",
     ),
     ("amp: O1\nuse_gpu: false", "lenet.yml:2: amp is O1, but Paddle has no half-precision kernels"),
     (

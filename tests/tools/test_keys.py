@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import subprocess
 import sys
@@ -11,6 +12,10 @@ from pathlib import Path
 import paddle
 import pytest
 from conftest import REPOSITORY
+
+from ppema import RunLength
+from ppema.builder import make_model, read_config
+from ppema.builder.parts import make_averages, make_optimizer
 
 FOLDER = Path("output/lenet_digits")
 # One epoch of 29 steps.
@@ -118,6 +123,59 @@ def test_max_loss_and_max_loss_ratio_leave_steps_out_of_the_averages(train):
     # The loss falls from step to step, so a ratio just above 1 still leaves out a few.
     some = train("max_loss_ratio=1.001", "LearningRate.base_lr=0.1")
     assert 0 < some.out.count("left out of the averages") < 29
+
+
+CHAIN = (
+    "LearningRate.schedulers=[{name: CosineAnnealingDecay, T_max: 40},"
+    " {name: LinearWarmup, warmup_steps: 5, start_lr: 0.0, end_lr: 0.001}, {%s}]"
+)
+# 50 % of 29 steps are 14, 20 % are 6, 10 % are 3.
+CONSTANT = "name: SWALR, swa_lr: 0.0005, start: 50 %, anneal: 20 %, strategy: linear"
+CYCLIC = "name: CyclicSWALR, max_lr: 0.0008, min_lr: 0.0002, start: 50 %, cycle: 10 %"
+
+
+def rates_of_the_chain(last):
+    """Return the rates of steps 1 to 29, from the formulas."""
+    rates = [0.001 * step / 5 for step in range(5)]
+    rates += [0.001 * (1 + math.cos(math.pi * step / 40)) / 2 for step in range(9)]
+    for i in range(1, 16):
+        if last == CONSTANT:
+            alpha = min(1, i / 6)
+            rates.append(alpha * 0.0005 + (1 - alpha) * rates[13])
+        else:
+            rates.append((0.0006, 0.0004, 0.0002)[(i - 1) % 3])
+    return rates
+
+
+@pytest.mark.parametrize("last", [CONSTANT, CYCLIC], ids=["constant", "cyclic"])
+def test_a_chain_of_schedules_gives_its_rates_and_goes_on_after_a_stop(train, last):
+    keys = (CHAIN % last, "log_iter=1", "snapshot_iter=1", "keep_checkpoint_max=99")
+    train(*keys)
+    records = [json.loads(line) for line in (FOLDER / "metrics.jsonl").read_text().splitlines()]
+    found = [record["lr"] for record in records]
+    assert found == pytest.approx(rates_of_the_chain(last), rel=1e-9)
+    weights = final_weights()
+    for step in (24, 16, 9, 3):
+        train(*keys, flags=("-r", str(FOLDER / f"step_{step:09d}"), "--overwrite"))
+        assert final_weights() == weights
+    names = f"CosineAnnealingDecay, LinearWarmup, {last.split()[1].rstrip(',')}"
+    assert manifest()["identity"]["schedule"] == names
+
+
+def test_the_points_of_the_cyclic_config_are_at_the_lowest_rate_of_each_cycle(config):
+    run = RunLength(num_steps=4690, steps_per_epoch=938, images_per_step=64)
+    swa_config = read_config(str(config("lenet_mnist_swa_cyclic")), [])
+    model = make_model(swa_config)
+    _, schedule = make_optimizer(swa_config, model, run)
+    swa = make_averages(swa_config, model, run)["swa"]
+    points = {}
+    for step in range(1, run.num_steps + 1):
+        before = swa.num_points
+        swa.update()
+        if swa.num_points > before:
+            points[step] = schedule()
+        schedule.step()
+    assert points == dict.fromkeys(range(2345, 4691, 469), 0.0005)
 
 
 def test_a_window_longer_than_the_run_is_warned_about(train):

@@ -25,7 +25,7 @@ def test_the_shipped_configs_fit_the_schema(path):
     assert list(jsonschema.Draft202012Validator(schema).iter_errors(config)) == []
 
 
-@pytest.mark.parametrize("name", ["lenet_mnist", "lenet_bn_mnist", "lenet_digits"])
+@pytest.mark.parametrize("name", [path.stem for path in CONFIGS if path.parent.name == "configs"])
 def test_the_shipped_configs_pass_their_check(run_tool, config, name):
     result = run_tool("train", "-c", config(name), "--check")
     assert result.code == 0, result.err
