@@ -43,7 +43,7 @@ def run(folder, command):
 
 def test_every_block_is_of_a_kind_that_is_tested_here():
     assert {language for language, _ in BLOCKS} == {"bash", "python", "text", "yaml"}
-    assert len(PYTHON) == 2
+    assert len(PYTHON) == 3
 
 
 def test_the_first_two_commands_install_and_then_train_or_test():
@@ -72,7 +72,7 @@ def run_python_that_loads_the_average(folder):
     here = os.getcwd()
     os.chdir(folder)
     try:
-        exec(PYTHON[1], namespace)  # noqa: S102
+        exec(PYTHON[2], namespace)  # noqa: S102
     finally:
         os.chdir(here)
     weights = paddle.load(str(folder / "output/lenet_mnist/best_model/ema.pdparams"))
@@ -98,6 +98,19 @@ def test_the_loop_works_as_written(tmp_path, monkeypatch):
     np.testing.assert_array_equal(saved["fc.0.bias"].numpy(), namespace["accuracy"])
     assert (model.fc[0].bias.numpy() != namespace["accuracy"]).any()
     assert paddle.load("ema.pdstates")["num_updates"] == 3
+
+
+def test_fit_works_as_written(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    images = paddle.randn([8, 1, 28, 28])
+    data = paddle.io.TensorDataset([images, paddle.arange(8).unsqueeze(1)])
+    namespace = {"train_data": data, "eval_data": data}
+    exec(PYTHON[1].replace("epochs=5", "epochs=2, verbose=0"), namespace)  # noqa: S102
+    assert namespace["ema"].average.num_updates == 2
+    assert namespace["figures"]["loss"]
+    network = paddle.vision.models.LeNet()
+    served = paddle.load("output/final_average.pdparams")
+    assert network.set_state_dict(served) == ([], [])
 
 
 def test_the_dashboard_answers(clone, tmp_path):
