@@ -100,10 +100,18 @@ def test_the_loop_works_as_written(tmp_path, monkeypatch):
     assert paddle.load("ema.pdstates")["num_updates"] == 3
 
 
+class Images(paddle.io.Dataset):
+    def __getitem__(self, index):
+        image = np.random.RandomState(index).rand(1, 28, 28).astype("float32")
+        return image, np.array([index], "int64")
+
+    def __len__(self):
+        return 8
+
+
 def test_fit_works_as_written(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    images = paddle.randn([8, 1, 28, 28])
-    data = paddle.io.TensorDataset([images, paddle.arange(8).unsqueeze(1)])
+    data = Images()
     namespace = {"train_data": data, "eval_data": data}
     exec(PYTHON[1].replace("epochs=5", "epochs=2, verbose=0"), namespace)  # noqa: S102
     assert namespace["ema"].average.num_updates == 2
