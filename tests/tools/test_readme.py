@@ -109,6 +109,8 @@ class Images(paddle.io.Dataset):
         return 8
 
 
+# Paddle's own, of its train_batch and its DataLoader.
+@pytest.mark.filterwarnings("ignore:To copy construct from a tensor:UserWarning")
 def test_fit_works_as_written(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     data = Images()
