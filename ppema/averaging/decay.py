@@ -65,7 +65,8 @@ def resolve_decay(decay: Optional[float], half_life: Optional[float]) -> float:
     """
     if half_life is not None:
         if decay is not None:
-            raise ArgumentError("half_life", "left out where decay is given", half_life)
+            allowed = "left out where decay is given (decay: null drops a decay)"
+            raise ArgumentError("half_life", allowed, half_life)
         return half_life_to_decay(half_life)
     if decay is None:
         return DEFAULT_DECAY

@@ -13,7 +13,7 @@ from .decay import (
     make_schedule,
     resolve_decay,
 )
-from .horizon import Duration, RunLength, to_steps
+from .horizon import Duration, RunLength, to_steps, to_whole_steps
 from .shadow import BufferPolicy, ShadowDtype
 
 
@@ -23,6 +23,8 @@ class ScheduledAverage(WeightAverage):
     Args:
         model: a paddle.nn.Layer of any dtype, on any place.
         schedule: from t, the updates done so far, to the decay of the next one.
+        start: the call of `update`, counted from 1, whose weights are the first to be averaged
+            in; until then the average is the weights of the last call. t is 0 there.
         update_every: fold the weights in at every so many calls of `update`, with the product
             of their decays.
         debias: leave the initial weights out: the average is of the weights seen, each with its
@@ -41,6 +43,7 @@ class ScheduledAverage(WeightAverage):
         model: Any,
         schedule: Schedule,
         *,
+        start: int,
         update_every: int,
         debias: bool,
         buffers: BufferPolicy,
@@ -52,7 +55,7 @@ class ScheduledAverage(WeightAverage):
         if isinstance(update_every, bool) or not isinstance(update_every, int) or update_every < 1:
             raise ArgumentError("update_every", "a whole number above 0", update_every)
         self.schedule = schedule
-        self._update_every, self._debias = update_every, debias
+        self._start, self._update_every, self._debias = start, update_every, debias
         super().__init__(
             model,
             buffers=buffers,
@@ -64,9 +67,13 @@ class ScheduledAverage(WeightAverage):
 
     def expected_initial_share(self, num_updates: int) -> float:
         """Return the share that the initial weights will have after `num_updates`."""
-        return 0.0 if self._debias else initial_share(self.schedule, num_updates)
+        averaged = max(0, num_updates - self._start + 1)
+        return 0.0 if self._debias else initial_share(self.schedule, averaged)
 
     def _share_to_keep(self, t: int) -> float:
+        t -= self._start - 1
+        if t < 0:
+            return 0.0
         decay = self._counters["pending_decay"] * self.schedule(t)
         if (t + 1) % self._update_every:
             self._counters["pending_decay"] = decay
@@ -99,6 +106,9 @@ class ExponentialMovingAverage(ScheduledAverage):
         power: the exponent of the power schedule.
         half_life: in place of decay, 0.5 ** (1 / half_life): in updates, or text in another unit
             such as "5 %", "2 epochs", "64000 images", with `run`.
+        decay_batch_size: the images a step had where `decay` was found; with κ times as many it
+            becomes ``decay ** κ``, the same window in images. Needs `run`.
+        start: see ScheduledAverage; or text in another unit, such as "10 %", with `run`.
         update_every, debias: see ScheduledAverage.
         run: how long the run is, for durations in other units than updates.
         buffers, include, exclude, shadow_dtype, device: see WeightAverage.
@@ -107,7 +117,7 @@ class ExponentialMovingAverage(ScheduledAverage):
         ArgumentError: an argument out of range, or a pattern that matches no parameter.
         ValueError: the model has nothing to average.
     Source: Polyak averaging with exponential weights; the names are those of
-        paddle.static.ExponentialMovingAverage.
+        paddle.static.ExponentialMovingAverage. decay_batch_size: https://arxiv.org/abs/2307.13813.
     """
 
     def __init__(
@@ -121,6 +131,8 @@ class ExponentialMovingAverage(ScheduledAverage):
         gamma: float = 1.0,
         power: float = 2 / 3,
         half_life: Optional[Duration] = None,
+        decay_batch_size: Optional[int] = None,
+        start: Duration = 1,
         update_every: int = 1,
         debias: bool = False,
         buffers: BufferPolicy = "average",
@@ -135,9 +147,12 @@ class ExponentialMovingAverage(ScheduledAverage):
         if half_life is not None:
             half_life = to_steps("half_life", half_life, run)
         limit = resolve_decay(decay, half_life)
+        if decay_batch_size is not None:
+            limit **= _batch_ratio(decay, decay_batch_size, run)
         super().__init__(
             model,
             make_schedule(schedule, limit, tau, gamma, power),
+            start=to_whole_steps("start", start, run),
             update_every=update_every,
             debias=debias,
             buffers=buffers,
@@ -146,3 +161,14 @@ class ExponentialMovingAverage(ScheduledAverage):
             shadow_dtype=shadow_dtype,
             device=device,
         )
+
+
+def _batch_ratio(decay: Optional[float], batch_size: int, run: Optional[RunLength]) -> float:
+    """Return κ, how many times as many images a step has as where the decay was found."""
+    if decay is None:
+        raise ArgumentError("decay_batch_size", "left out where decay is not given", batch_size)
+    if run is None:
+        raise ArgumentError("decay_batch_size", "left out where no run is given", batch_size)
+    if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
+        raise ArgumentError("decay_batch_size", "a whole number above 0", batch_size)
+    return run.images_per_step / batch_size

@@ -59,6 +59,7 @@ class PowerFunctionEMA(ScheduledAverage):
         super().__init__(
             model,
             lambda t: power_function_decay(gamma, t),
+            start=1,
             update_every=update_every,
             debias=False,
             buffers=buffers,

@@ -63,6 +63,33 @@ def test_a_half_life_in_images_does_not_move_with_the_batch_size():
     assert large == pytest.approx(small**8)
 
 
+def test_a_decay_for_one_batch_size_is_the_same_window_at_another():
+    small = decay_of(decay=0.998, decay_batch_size=64, run=RUN)
+    large = decay_of(decay=0.998, decay_batch_size=64, run=RUN._replace(images_per_step=512))
+    assert (small, large) == (0.998, pytest.approx(0.998**8))
+    for wrong in (
+        {"decay": 0.9, "decay_batch_size": 0, "run": RUN},
+        {"decay": 0.9, "decay_batch_size": 2.5, "run": RUN},
+        {"decay": 0.9, "decay_batch_size": 64},
+        {"half_life": 5, "decay_batch_size": 64, "run": RUN},
+        {"decay_batch_size": 64, "run": RUN},
+    ):
+        with pytest.raises(ArgumentError) as caught:
+            decay_of(**wrong)
+        assert caught.value.argument == "decay_batch_size"
+
+
+def test_a_start_may_be_in_any_unit_and_counts_in_the_warning():
+    model = paddle.nn.Linear(1, 1)
+    late = ExponentialMovingAverage(model, 0.9, False, start="10 epochs", run=RUN)
+    kept = [late.update() for _ in range(9382)]
+    assert kept == [0.0] * 9379 + [0.9] * 3
+    assert late.expected_initial_share(9382) == pytest.approx(0.9**3)
+    assert late.expected_initial_share(5) == 1.0
+    with pytest.raises(ArgumentError, match=r"start must be a whole number above 0, got 0\.5"):
+        ExponentialMovingAverage(model, start=0.5)
+
+
 def test_averages_take_durations_in_any_unit():
     model = paddle.nn.Linear(1, 1)
     by_percent = StochasticWeightAverage(model, start="50 %", every="1 epochs", run=RUN)

@@ -110,6 +110,11 @@ def half_life_case(half_life, steps):
     )
 
 
+def after(start, twin):
+    """The twin of the weights from `start` on; until then the weights of the last call."""
+    return lambda weights: weights[-1] if len(weights) <= start else twin(weights[start - 1 :])
+
+
 def grow_linearly(averaged, current, num_averaged):
     return averaged + (current - averaged) * (2.0 / (num_averaged + 2))
 
@@ -127,6 +132,16 @@ CASES: dict[str, Case] = {
         lambda model: ExponentialMovingAverage(model, thres_steps=False),
         ema(lambda t: 0.9998),
         tolerance=FAR,
+    ),
+    "from call 101 on": Case(
+        lambda model: ExponentialMovingAverage(model, 0.99, schedule="power", start=101),
+        after(101, ema(lambda t: min(0.99, 1 - (1 + t) ** (-2 / 3)))),
+    ),
+    "debiased from call 101 on": Case(
+        lambda model: ExponentialMovingAverage(
+            model, 0.99, schedule="constant", start=101, debias=True, update_every=THIRD
+        ),
+        after(101, debiased(lambda t: 0.99, THIRD)),
     ),
     "half-life in steps": half_life_case(50, 50),
     "half-life in percent": half_life_case("10 %", 100),

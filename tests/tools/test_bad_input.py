@@ -57,7 +57,8 @@ CONFIGS = [
     (EMA % "decay: .nan", "lenet.yml:3: Averages.ema.decay must be in [0, 1), got nan"),
     (
         EMA % "decay: 0.9, half_life: 10",
-        "lenet.yml:3: Averages.ema.half_life must be left out where decay is given, got 10.0",
+        "lenet.yml:3: Averages.ema.half_life must be left out where decay is given "
+        "(decay: null drops a decay), got 10.0",
     ),
     (
         EMA % "half_life: 2 years",
