@@ -1,0 +1,74 @@
+"""What docs/averages.md says to type and to write works, in its order, on the digits."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+
+import paddle
+import pytest
+from conftest import REPOSITORY
+
+PAGE = (REPOSITORY / "docs/averages.md").read_text()
+BLOCKS = re.findall(r"```(\w+)\n(.*?)```", PAGE, re.S)
+COMMANDS = [line for language, text in BLOCKS if language == "bash" for line in text.splitlines()]
+YAML = [text for language, text in BLOCKS if language == "yaml"]
+# As typed, but for runs that take seconds.
+SHORT = ["TrainReader.batch_size=256", "use_vdl=false"]
+
+
+@pytest.fixture(scope="module")
+def clone(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("clone")
+    for name in ("tools", "configs"):
+        (folder / name).symlink_to(REPOSITORY / name)
+    return folder
+
+
+def test_each_command_works_in_the_order_given(clone):
+    assert len(COMMANDS) >= 11
+    environment = {**os.environ, "HOME": str(clone), "PPEMA_MIRRORS": ""}
+    for command in COMMANDS:
+        arguments = shlex.split(command.replace(".venv/bin/python", sys.executable))
+        if "tools/train.py" in command:
+            epoch = [] if "epoch=" in command else ["epoch=3"]
+            arguments += ["-o", *SHORT, *epoch]
+        result = subprocess.run(
+            arguments, cwd=clone, env=environment, capture_output=True, text=True, timeout=300
+        )
+        assert (result.returncode, result.stderr) == (0, ""), (command, result.stdout)
+
+
+def test_each_python_block_works_beside_the_ones_before_it():
+    paddle.seed(1)
+    model = paddle.vision.models.LeNet()
+    namespace = {
+        "paddle": paddle,
+        "model": model,
+        "loader": [(paddle.randn([4, 1, 28, 28]), paddle.to_tensor([0, 1, 2, 3]))] * 3,
+        "loss_fn": paddle.nn.CrossEntropyLoss(),
+        "optimizer": paddle.optimizer.Adam(0.01, parameters=model.parameters()),
+    }
+    blocks = [text for language, text in BLOCKS if language == "python"]
+    assert len(blocks) >= 4
+    for text in blocks:
+        exec(text, namespace)  # noqa: S102
+    assert int(namespace["averaged"].n_averaged) == 3
+    assert namespace["ema"].num_updates == 3
+
+
+@pytest.mark.parametrize("text", YAML)
+def test_each_yaml_block_is_a_config(text, run_tool, tmp_path):
+    (tmp_path / "run.yml").write_text(f"_BASE_: {REPOSITORY}/configs/lenet_digits.yml\n{text}")
+    result = run_tool("train", "-c", "run.yml", "--check")
+    assert result.code == 0, result.err
+
+
+def test_the_pictures_and_pages_it_links_to_are_there():
+    for target in re.findall(r"\]\((?!http)([^)#]+)", PAGE):
+        assert (REPOSITORY / "docs" / target).is_file(), target
+    anchors = set(re.findall(r'<a name="(\w+)">', PAGE))
+    assert set(re.findall(r"\]\(#(\w+)\)", PAGE)) <= anchors
