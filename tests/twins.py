@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 
 import numpy as np
+import paddle
 
 
 def float64_state(model):
@@ -18,6 +19,19 @@ def float64_state(model):
         array = tensor.detach().astype("float64" if tensor.is_floating_point() else tensor.dtype)
         state[name] = array.numpy().copy()
     return state
+
+
+def copied_state(average):
+    """Return an average's state as it is at this moment: its tensors would move on."""
+
+    def copied(value):
+        if isinstance(value, dict):
+            return {key: copied(item) for key, item in value.items()}
+        if isinstance(value, list):
+            return [copied(item) for item in value]
+        return value.clone() if paddle.is_tensor(value) else value
+
+    return copied(average.state_dict())
 
 
 class Twin:

@@ -50,7 +50,7 @@ import paddle
 import pytest
 from networks import Oddities, TinyBN
 from test_ema_twin import make_optimizer, train_step
-from twins import ema, mean_from, mean_of_latest, power_function
+from twins import copied_state, ema, mean_from, mean_of_latest, power_function
 
 from ppema import (
     AveragedModel,
@@ -86,17 +86,6 @@ def move(model, step=0.5):
 
 def fill(parameter, value):
     parameter.set_value(paddle.full(parameter.shape, value))
-
-
-def copied_state(average):
-    def copied(value):
-        if isinstance(value, dict):
-            return {key: copied(item) for key, item in value.items()}
-        if isinstance(value, list):
-            return [copied(item) for item in value]
-        return value.clone() if paddle.is_tensor(value) else value
-
-    return copied(average.state_dict())
 
 
 # Paddle

@@ -6,7 +6,7 @@ import paddle
 import pytest
 from networks import Oddities
 from test_ema_twin import make_optimizer, train_step
-from twins import WeightedTwin, assert_close_to_twin
+from twins import WeightedTwin, assert_close_to_twin, copied_state
 
 from ppema import (
     ArgumentError,
@@ -60,17 +60,6 @@ AVERAGES = {
 }
 
 
-def copy_state(average):
-    def copied(value):
-        if isinstance(value, dict):
-            return {key: copied(item) for key, item in value.items()}
-        if isinstance(value, list):
-            return [copied(item) for item in value]
-        return value.clone() if paddle.is_tensor(value) else value
-
-    return copied(average.state_dict())
-
-
 @pytest.mark.parametrize("name", AVERAGES)
 def test_steps_equal_the_definition_with_a_resume_in_the_middle(name):
     make, shares = AVERAGES[name]
@@ -83,7 +72,7 @@ def test_steps_equal_the_definition_with_a_resume_in_the_middle(name):
         average.update()
         twin.update()
         if step == 32:
-            state = copy_state(average)
+            state = copied_state(average)
             average = make(model)
             average.set_state_dict(state)
         if step in (0, 3, 10, 32, 59):
@@ -114,7 +103,7 @@ def test_a_resumed_average_goes_on_bit_for_bit(name):
         straight.update()
         resumed.update()
         if step % 7 == 0:
-            state = copy_state(resumed)
+            state = copied_state(resumed)
             resumed = make(model)
             resumed.set_state_dict(state)
     right = resumed.averaged_state_dict()
@@ -156,7 +145,7 @@ def test_snapshots_that_do_not_fit_change_nothing():
     model = paddle.nn.Linear(2, 2)
     average = LatestWeightAverage(model, k=2)
     average.update()
-    state = copy_state(average)
+    state = copied_state(average)
     state["snapshots"][0]["weight"] = paddle.zeros([3, 3])
     with pytest.raises(ValueError, match=r"snapshot 0: 1 of 2 fit; weight: file \[3,3\]"):
         average.set_state_dict(state)
@@ -169,7 +158,7 @@ def test_a_smaller_k_keeps_the_latest_snapshots():
     for value in (1.0, 2.0, 4.0):
         model.weight.set_value(paddle.full([1, 1], value))
         wide.update()
-    narrow.set_state_dict(copy_state(wide))
+    narrow.set_state_dict(copied_state(wide))
     model.weight.set_value(paddle.full([1, 1], 8.0))
     narrow.update()
     assert narrow.averaged_state_dict()["weight"].item() == 6.0
