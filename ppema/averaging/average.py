@@ -76,6 +76,11 @@ class WeightAverage:
         """Return how often `update` was called since `register`: the t of the schedules."""
         return int(self._counters["num_updates"])
 
+    @property
+    def first_update(self) -> int:
+        """Return the call of `update`, from 1, before which the average is the weights of now."""
+        return 1
+
     def register(self) -> None:
         """Start again from the model's current weights, at t = 0."""
         self._require_raw("register()")

@@ -65,6 +65,11 @@ class ScheduledAverage(WeightAverage):
             device=device,
         )
 
+    @property
+    def first_update(self) -> int:
+        """Return `start`."""
+        return self._start
+
     def expected_initial_share(self, num_updates: int) -> float:
         """Return the share that the initial weights will have after `num_updates`."""
         averaged = max(0, num_updates - self._start + 1)

@@ -59,6 +59,11 @@ class LatestWeightAverage(WeightAverage):
             device=device,
         )
 
+    @property
+    def first_update(self) -> int:
+        """Return the call that takes the first snapshot."""
+        return self._every
+
     def register(self) -> None:
         """Start again from the model's current weights, at t = 0, without snapshots."""
         super().register()

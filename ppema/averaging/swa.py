@@ -61,6 +61,11 @@ class StochasticWeightAverage(WeightAverage):
         """Return how many sets of weights the mean is of."""
         return int(self._counters["num_points"])
 
+    @property
+    def first_update(self) -> int:
+        """Return `start`."""
+        return self._start
+
     def _share_to_keep(self, t: int) -> float:
         if t + 1 < self._start:
             return 0.0

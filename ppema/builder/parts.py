@@ -118,8 +118,16 @@ def snapshot_interval(config: Config, run: RunLength) -> Optional[int]:
 
 
 def warn_of_long_windows(averages: Mapping[str, WeightAverage], num_steps: int) -> None:
-    """Warn of each average that would still be made of the initial weights after the run."""
+    """Warn of each average that this run is too short for."""
     for name, average in averages.items():
+        if average.first_update > num_steps:
+            logger.warning(
+                "%s: begins at step %s of a run of %s, so it averages nothing",
+                name,
+                f"{average.first_update:,}",
+                f"{num_steps:,}",
+            )
+            continue
         if not isinstance(average, ExponentialMovingAverage):
             continue
         share = average.expected_initial_share(num_steps)

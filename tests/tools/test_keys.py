@@ -188,6 +188,19 @@ def test_a_window_longer_than_the_run_is_warned_about(train):
     assert "ema: decay" not in result.out
 
 
+def test_an_average_that_begins_after_the_run_is_warned_about(train):
+    averages = (
+        "Averages.swa={name: StochasticWeightAverage, start: 30}",
+        "Averages.latest={name: LatestWeightAverage, every: 30}",
+        "Averages.late={name: ExponentialMovingAverage, start: 200 %}",
+        "Averages.last={name: StochasticWeightAverage, start: 29}",
+    )
+    found = train(*averages).out
+    for name, step in (("swa", 30), ("latest", 30), ("late", 58)):
+        assert f"{name}: begins at step {step} of a run of 29, so it averages nothing" in found
+    assert found.count("averages nothing") == 3
+
+
 def test_runs_that_share_a_vdl_folder_leave_each_other_s_records(run_tool, config):
     for name in ("lenet_digits", "lenet_mnist"):
         result = run_tool(
