@@ -16,6 +16,9 @@ from .shadow import BufferPolicy, ShadowDtype, ShadowStore
 
 Counters = Dict[str, Union[int, float]]
 
+# Of the initial weights, and the sum of the squares of all: see `diagnostics`.
+_SHARES: Counters = {"initial_share": 1.0, "share_squares": 1.0}
+
 
 class WeightAverage:
     """Keep an average of a model's weights beside the model; a subclass says which.
@@ -77,8 +80,13 @@ class WeightAverage:
         return int(self._counters["num_updates"])
 
     @property
-    def first_update(self) -> int:
-        """Return the call of `update`, from 1, before which the average is the weights of now."""
+    def num_steps(self) -> int:
+        """Return how often `update` or `skip` was called: the clock of `start` and `every`."""
+        return self.num_updates + int(self._counters["num_skipped"])
+
+    @property
+    def first_step(self) -> int:
+        """Return the step, from 1, at which weights are first averaged."""
         return 1
 
     def register(self) -> None:
@@ -118,6 +126,15 @@ class WeightAverage:
     def recomputes(self) -> bool:
         """Tell whether the average's BN statistics are left to `recompute_statistics`."""
         return self._recomputes
+
+    def skip(self) -> None:
+        """Count a step whose weights are left out, so that windows in steps go on.
+
+        A point that was due at it is taken at the next call of `update`; t, which counts what is
+        averaged, stays.
+        """
+        self._require_raw("skip()")
+        self._counters["num_skipped"] += 1
 
     @property
     def is_stale(self) -> bool:
@@ -251,6 +268,7 @@ class WeightAverage:
         return {
             "kind": type(self).__name__,
             **self._counters,
+            "never_moved": list(self._movement.unmoved(self._store.averages())),
             "shadow": self._store.aliases(),
         }
 
@@ -274,6 +292,9 @@ class WeightAverage:
         if state["kind"] != type(self).__name__:
             raise ValueError(f"the state is of {state['kind']}, not {type(self).__name__}")
         counters = self._checked_counters(state)
+        never_moved = state["never_moved"]
+        if not isinstance(never_moved, list) or not all(isinstance(n, str) for n in never_moved):
+            raise ValueError("never_moved of a state is a list of names; this one is not")
         require_tensors(state["shadow"])
         misfit = describe_misfit(expected["shadow"], state["shadow"])
         if misfit:
@@ -285,7 +306,10 @@ class WeightAverage:
                 average.copy_(
                     stored if paddle.is_tensor(stored) else paddle.to_tensor(stored), True
                 )
-        self._movement = Movement(self._store.averages())
+        averages = self._store.averages()
+        self._movement = Movement(
+            {name: averages[name] for name in averages if name in never_moved}
+        )
 
     def _share_to_keep(self, t: int) -> float:
         """Return the share of the average that stays at call t of `update`; 1.0 changes nothing."""
@@ -299,8 +323,8 @@ class WeightAverage:
         self._counters["share_squares"] = kept**2 * squares + (1.0 - kept) ** 2
 
     def _initial_counters(self) -> Counters:
-        counters: Counters = {"num_updates": 0, "initial_share": 1.0, "share_squares": 1.0}
-        counters.update(self._COUNTERS)
+        counters: Counters = {"num_updates": 0, "num_skipped": 0, **self._COUNTERS}
+        counters.update(_SHARES)
         if self._recomputes:
             counters["recomputed_at"] = 0
         return counters
@@ -313,6 +337,8 @@ class WeightAverage:
                 kind = "whole number" if isinstance(initial, int) else "number"
                 raise ValueError(f"{name} must be a {kind} from 0, got {value!r}")
             counters[name] = value
+        if counters["initial_share"] > 1.0 or not 0.0 < counters["share_squares"] <= 1.0:
+            raise ValueError("the shares of a state are above 0, and at most 1; these are not")
         return counters
 
     def _require_usable(self) -> None:

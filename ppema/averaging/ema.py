@@ -23,8 +23,8 @@ class ScheduledAverage(WeightAverage):
     Args:
         model: a paddle.nn.Layer of any dtype, on any place.
         schedule: from t, the updates done so far, to the decay of the next one.
-        start: the call of `update`, counted from 1, whose weights are the first to be averaged
-            in; until then the average is the weights of the last call. t is 0 there.
+        start: the step, counted from 1, whose weights are the first to be averaged in; until
+            then the average is the weights of the last. t is 0 there.
         update_every: fold the weights in at every so many calls of `update`, with the product
             of their decays.
         debias: leave the initial weights out: the average is of the weights seen, each with its
@@ -35,8 +35,13 @@ class ScheduledAverage(WeightAverage):
         ArgumentError: an argument out of range, or a pattern that matches no parameter.
     """
 
-    # The decays of the calls that `update_every` left out, and the sum of all shares so far.
-    _COUNTERS: ClassVar[Counters] = {"pending_decay": 1.0, "normalizer": 0.0}
+    # The updates before `start`, the decays of those that `update_every` left out, and the sum of
+    # all shares so far.
+    _COUNTERS: ClassVar[Counters] = {
+        "updates_before_start": 0,
+        "pending_decay": 1.0,
+        "normalizer": 0.0,
+    }
 
     def __init__(
         self,
@@ -66,19 +71,21 @@ class ScheduledAverage(WeightAverage):
         )
 
     @property
-    def first_update(self) -> int:
-        """Return `start`."""
-        return self._start
+    def first_step(self) -> int:
+        """Return the step that is the first to be folded in."""
+        return self._start + self._update_every - 1
 
-    def expected_initial_share(self, num_updates: int) -> float:
-        """Return the share that the initial weights will have after `num_updates`."""
-        averaged = max(0, num_updates - self._start + 1)
-        return 0.0 if self._debias else initial_share(self.schedule, averaged)
+    def expected_initial_share(self, num_steps: int) -> float:
+        """Return the share that the weights before `start` will have after so many steps."""
+        averaged = max(0, num_steps - self._start + 1)
+        folded = averaged - averaged % self._update_every
+        return 0.0 if self._debias and folded else initial_share(self.schedule, folded)
 
     def _share_to_keep(self, t: int) -> float:
-        t -= self._start - 1
-        if t < 0:
+        if self.num_steps + 1 < self._start:
+            self._counters["updates_before_start"] += 1
             return 0.0
+        t -= int(self._counters["updates_before_start"])
         decay = self._counters["pending_decay"] * self.schedule(t)
         if (t + 1) % self._update_every:
             self._counters["pending_decay"] = decay

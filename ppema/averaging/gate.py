@@ -13,13 +13,13 @@ from .decay import ArgumentError
 class LossGate:
     """Tell, from the loss of a step, whether its weights may go into the averages.
 
-    In a loop of your own: ``if gate.admits(float(loss)): ema.update()``. A step that is left out
-    did not happen for the average: its t does not move.
+    In a loop of your own: ``ema.update() if gate.admits(float(loss)) else ema.skip()``.
 
     Args:
         max_loss: leave a step out whose loss is above it.
         max_loss_ratio: leave a step out whose loss is above so many times the median of the
-            losses before it, left out ones included; the first step has none to be compared to.
+            losses before it, left out ones included, where that median is above 0; the first
+            step has none to be compared to.
         window: how many of the latest losses the median is of.
 
     Raises:
@@ -62,10 +62,21 @@ class LossGate:
         return {"losses": list(self._losses), "num_left_out": self.num_left_out}
 
     def set_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue from a `state_dict`; the limits stay those of the constructor."""
+        """Continue from a `state_dict`; the limits stay those of the constructor.
+
+        Raises:
+            ValueError: it is no state of a gate; nothing is changed then.
+        """
+        losses, num_left_out = state.get("losses"), state.get("num_left_out")
+        if not isinstance(losses, list) or not all(
+            type(loss) is float and math.isfinite(loss) for loss in losses
+        ):
+            raise ValueError("the losses of a gate's state are a list of finite numbers")
+        if type(num_left_out) is not int or num_left_out < 0:
+            raise ValueError(f"num_left_out must be a whole number from 0, got {num_left_out!r}")
         self._losses.clear()
-        self._losses.extend(state["losses"])
-        self.num_left_out = state["num_left_out"]
+        self._losses.extend(losses)
+        self.num_left_out = num_left_out
 
     def _fault(self, loss: float) -> str:
         if not math.isfinite(loss):
@@ -74,7 +85,7 @@ class LossGate:
             return f"loss {loss:.4g} is above max_loss {self._max_loss:g}"
         if self._max_loss_ratio is not None and self._losses:
             median = statistics.median(self._losses)
-            if loss > self._max_loss_ratio * median:
+            if loss > self._max_loss_ratio * median > 0.0:
                 return (
                     f"loss {loss:.4g} is above max_loss_ratio {self._max_loss_ratio:g} times the "
                     f"median {median:.4g} of the latest {len(self._losses)}"

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any, Mapping, Optional, Sequence
+from typing import Any, ClassVar, Mapping, Optional, Sequence
 
 import paddle
 
-from .average import WeightAverage
+from .average import Counters, WeightAverage
 from .decay import ArgumentError
 from .fit import describe_misfit, require_tensors
 from .horizon import Duration, RunLength, to_whole_steps
@@ -23,8 +23,8 @@ class LatestWeightAverage(WeightAverage):
     Args:
         model: a paddle.nn.Layer of any dtype, on any place.
         k: how many snapshots the mean is of.
-        every: calls of `update` between one snapshot and the next; or text in another unit, such
-            as "1 epochs" or "1 %", with `run`.
+        every: steps (calls of `update` or `skip`) between one snapshot and the next; or text in
+            another unit, such as "1 epochs" or "1 %", with `run`.
         buffers, include, exclude, shadow_dtype, device: see WeightAverage.
         run: how long the run is, for durations in other units than updates.
 
@@ -32,6 +32,9 @@ class LatestWeightAverage(WeightAverage):
         ArgumentError: an argument out of range, or a pattern that matches no parameter.
     Source: LAWA, https://arxiv.org/abs/2209.14981.
     """
+
+    # Which of the snapshots due was the last, from 1.
+    _COUNTERS: ClassVar[Counters] = {"last_snapshot": 0}
 
     def __init__(
         self,
@@ -60,8 +63,8 @@ class LatestWeightAverage(WeightAverage):
         )
 
     @property
-    def first_update(self) -> int:
-        """Return the call that takes the first snapshot."""
+    def first_step(self) -> int:
+        """Return the step that takes the first snapshot."""
         return self._every
 
     def register(self) -> None:
@@ -70,15 +73,21 @@ class LatestWeightAverage(WeightAverage):
         self._snapshots = []
 
     def _share_to_keep(self, t: int) -> float:
-        if (t + 1) % self._every == 0:
-            return 1.0 - 1.0 / min(len(self._snapshots) + 1, self._k)
-        return 1.0 if self._snapshots else 0.0
+        if (self.num_steps + 1) // self._every == self._counters["last_snapshot"]:
+            return 1.0 if self._snapshots else 0.0
+        return 1.0 - 1.0 / min(len(self._snapshots) + 1, self._k)
 
     def _fold(self, kept: float) -> None:
-        if self.num_updates % self._every:
+        # A snapshot whose step was skipped is taken late; those after it stay where they were due.
+        due = self.num_steps // self._every
+        if due == self._counters["last_snapshot"]:
             super()._fold(kept)
             return
+        self._counters["last_snapshot"] = due
         self._snapshots = [*self._snapshots, self._store.live_copies()][-self._k :]
+        self._take_mean()
+
+    def _take_mean(self) -> None:
         self._store.set_mean(self._snapshots)
         self._counters["initial_share"] = 0.0
         self._counters["share_squares"] = 1.0 / len(self._snapshots)
@@ -104,8 +113,10 @@ class LatestWeightAverage(WeightAverage):
             if misfit:
                 raise ValueError(f"snapshot {index}: {misfit}")
         super().set_state_dict(state)
-        # Fewer where k was made smaller.
         self._snapshots = [_to_tensors(snapshot, shadow) for snapshot in snapshots][-self._k :]
+        if len(self._snapshots) < len(snapshots):
+            # k was made smaller: the mean is of those that are left.
+            self._take_mean()
 
 
 def _to_tensors(snapshot: Mapping[str, Any], shadow: Mapping[str, Any]) -> dict[str, Any]:

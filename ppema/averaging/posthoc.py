@@ -29,7 +29,8 @@ from .shadow import BufferPolicy, ShadowDtype
 class PowerFunctionEMA(ScheduledAverage):
     """Keep the average with the profile ``t ** gamma``: its window grows with the run.
 
-    It needs no warm-up and no length of run beforehand, gives the initial weights no share, and
+    It needs no warm-up and no length of run beforehand, gives the initial weights no share from
+    the first weights on that are folded in, and
     its snapshots can be combined to an EMA of any other width afterwards.
 
     Args:
@@ -77,13 +78,16 @@ class PowerFunctionEMA(ScheduledAverage):
     def snapshot(self) -> dict[str, Any]:
         """Return copies of the model's state with the averages in it, in the shadows' dtypes.
 
-        BN statistics are those averaged so far, also where they are to be recomputed.
+        BN statistics that are to be recomputed are those of the last time that they were.
         """
         self._store.check_model()
         return self._store.model_state(in_model_dtypes=False)
 
     def copied_names(self) -> list[str]:
-        """Return the names in the model's state that are not averaged: excluded, or no weights."""
+        """Return the names in the model's state that updates do not average.
+
+        Excluded weights, integers, and BN statistics that are taken live or recomputed.
+        """
         return self._store.copied_names()
 
     def _initial_counters(self) -> Counters:

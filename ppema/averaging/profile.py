@@ -32,7 +32,8 @@ def sigma_rel_to_gamma(sigma_rel: float) -> float:
     Source: appendix C, the largest root of ``gamma**3 + 7*gamma**2 + (16 - s)*gamma + (12 - s)``
         with ``s = sigma_rel ** -2``.
     """
-    if not 0.0 < sigma_rel < MAX_SIGMA_REL:
+    # Below 1e-9 its square leaves the range of floats, and no run has so many steps.
+    if not 1e-9 < sigma_rel < MAX_SIGMA_REL:
         raise ArgumentError("sigma_rel", f"between 0 and {MAX_SIGMA_REL:.4f}", sigma_rel)
     s = float(sigma_rel) ** -2
     return float(np.roots([1.0, 7.0, 16.0 - s, 12.0 - s]).real.max())

@@ -217,8 +217,8 @@ class ShadowStore:
         return {name: copies[id(live)] for name, live in state.items()}
 
     def copied_names(self) -> list[str]:
-        """Return the names in the model's state whose tensors have no average."""
-        averaged = {id(shadow.live) for shadow in self.shadows}
+        """Return the names in the model's state whose tensors no update averages."""
+        averaged = {id(shadow.live) for shadow in self._moving()}
         state = self._model.state_dict()
         return [name for name, live in state.items() if id(live) not in averaged]
 

@@ -40,14 +40,22 @@ def combine_states(
         copied: names of tensors that are no averages (counters, excluded weights).
 
     Raises:
-        ValueError: no states, or one that does not fit the first; the text names it.
+        ValueError: no states, one that does not fit the first (the text names it), not as many
+            states as coefficients, or coefficients that sum to 0.
     """
     first_name = ""
     last: State = {}
     dtypes: dict[str, Any] = {}
     sums: dict[str, Any] = {}
     with paddle.no_grad():
-        for (name, state), coefficient in zip(states, coefficients):
+        total = math.fsum(coefficients)
+        if coefficients and not total:
+            raise ValueError("the coefficients sum to 0; a mean divides by their sum")
+        num_states = 0
+        for num_states, (name, state) in enumerate(states, start=1):
+            if num_states > len(coefficients):
+                break
+            coefficient = coefficients[num_states - 1]
             misfit = describe_misfit(last, state) if first_name else None
             if misfit:
                 raise ValueError(f"{name} does not fit {first_name}: {misfit}")
@@ -59,7 +67,8 @@ def combine_states(
                     sums[key] = sums[key] + part if key in sums else part
         if not first_name:
             raise ValueError("a soup needs at least one set of weights")
-        total = math.fsum(coefficients)
+        if num_states != len(coefficients):
+            raise ValueError(f"{len(coefficients)} coefficients, and not as many states")
         return {
             key: (sums[key] / total).astype(dtypes[key]) if key in sums else tensor.clone()
             for key, tensor in last.items()

@@ -10,17 +10,17 @@ from .shadow import BufferPolicy, ShadowDtype
 
 
 class StochasticWeightAverage(WeightAverage):
-    """Keep the mean of the weights at the calls `start`, `start + every`, … of `update`.
+    """Keep the mean of the weights of the steps `start`, `start + every`, …
 
-    Computed as ``shadow += (weight - shadow) / (n + 1)``. Until the first of these calls the
-    average is the model's weights of the last call. Several points a cycle of the learning
-    rate make it fast-SWA.
+    Computed as ``shadow += (weight - shadow) / (n + 1)``. A step is a call of `update` or `skip`.
+    Until the first of these steps the average is the model's weights of the last. Several points
+    a cycle of the learning rate make it fast-SWA.
 
     Args:
         model: a paddle.nn.Layer of any dtype, on any place.
-        start: the call of `update`, counted from 1, whose weights are the first to count; or text
-            in another unit, such as "75 %" or "3 epochs", with `run`.
-        every: calls between one point and the next, likewise.
+        start: the step, counted from 1, whose weights are the first to count; or text in another
+            unit, such as "75 %" or "3 epochs", with `run`.
+        every: steps between one point and the next, likewise.
         buffers, include, exclude, shadow_dtype, device: see WeightAverage.
         run: how long the run is, for durations in other units than updates.
 
@@ -30,7 +30,8 @@ class StochasticWeightAverage(WeightAverage):
         https://arxiv.org/abs/1806.05594.
     """
 
-    _COUNTERS: ClassVar[Counters] = {"num_points": 0}
+    # Beside the points taken: which of the points due was the last, from 1.
+    _COUNTERS: ClassVar[Counters] = {"num_points": 0, "last_point": 0}
 
     def __init__(
         self,
@@ -62,14 +63,18 @@ class StochasticWeightAverage(WeightAverage):
         return int(self._counters["num_points"])
 
     @property
-    def first_update(self) -> int:
+    def first_step(self) -> int:
         """Return `start`."""
         return self._start
 
     def _share_to_keep(self, t: int) -> float:
-        if t + 1 < self._start:
+        step = self.num_steps + 1
+        if step < self._start:
             return 0.0
-        if (t + 1 - self._start) % self._every:
+        point = (step - self._start) // self._every + 1
+        if point == self._counters["last_point"]:
             return 1.0
+        # A point whose step was skipped is taken late; those after it stay where they were due.
+        self._counters["last_point"] = point
         self._counters["num_points"] += 1
         return 1.0 - 1.0 / self.num_points

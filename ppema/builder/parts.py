@@ -107,7 +107,8 @@ def snapshot_interval(config: Config, run: RunLength) -> Optional[int]:
     """
     if config.posthoc_every is None:
         return None
-    if not any(named.cls is PowerFunctionEMA for named in config.Averages.values()):
+    classes = [named.cls for named in config.Averages.values()]
+    if not any(isinstance(cls, type) and issubclass(cls, PowerFunctionEMA) for cls in classes):
         raise config.error(
             "posthoc_every", "posthoc_every needs a PowerFunctionEMA among the Averages"
         )
@@ -120,11 +121,11 @@ def snapshot_interval(config: Config, run: RunLength) -> Optional[int]:
 def warn_of_long_windows(averages: Mapping[str, WeightAverage], num_steps: int) -> None:
     """Warn of each average that this run is too short for."""
     for name, average in averages.items():
-        if average.first_update > num_steps:
+        if average.first_step > num_steps:
             logger.warning(
                 "%s: begins at step %s of a run of %s, so it averages nothing",
                 name,
-                f"{average.first_update:,}",
+                f"{average.first_step:,}",
                 f"{num_steps:,}",
             )
             continue

@@ -67,6 +67,22 @@ def test_a_gate_goes_on_where_it_was_saved():
     assert second.num_left_out == straight.num_left_out
 
 
+def test_losses_that_are_not_above_zero_have_no_ratio():
+    gate = LossGate(max_loss_ratio=3.0)
+    assert all(gate.admits(loss) for loss in (-1.0, -1.0, 0.0, 1e-9, 5.0))
+
+
+@pytest.mark.parametrize(
+    "state", [{}, {"losses": ["x"], "num_left_out": 0}, {"losses": [1.0], "num_left_out": -3}]
+)
+def test_what_is_no_state_changes_nothing(state):
+    gate = LossGate(max_loss_ratio=3.0)
+    gate.admits(1.0)
+    with pytest.raises(ValueError, match=r"losses|num_left_out"):
+        gate.set_state_dict(state)
+    assert not gate.admits(4.0)
+
+
 @pytest.mark.parametrize(
     ("arguments", "argument"),
     [

@@ -159,6 +159,8 @@ def test_a_smaller_k_keeps_the_latest_snapshots():
         model.weight.set_value(paddle.full([1, 1], value))
         wide.update()
     narrow.set_state_dict(copied_state(wide))
+    assert narrow.averaged_state_dict()["weight"].item() == 3.0
+    assert narrow.diagnostics().effective_window == 2.0
     model.weight.set_value(paddle.full([1, 1], 8.0))
     narrow.update()
     assert narrow.averaged_state_dict()["weight"].item() == 6.0

@@ -79,6 +79,13 @@ def test_a_weighted_mean_divides_by_the_sum_and_leaves_alone_what_is_copied():
     assert (mixed["w"].item(), mixed["rate"].item()) == (7.0, 9.0)
 
 
+@pytest.mark.parametrize("coefficients", [[1.0], [1.0, 1.0, 2.0], [1.0, -1.0], []])
+def test_coefficients_that_do_not_fit_the_states_are_refused(coefficients):
+    states = [("a", {"w": paddle.ones([1])}), ("b", {"w": paddle.ones([1])})]
+    with pytest.raises(ValueError, match=r"coefficients|at least one"):
+        combine_states(states, coefficients)
+
+
 def test_states_are_read_one_after_another_and_must_fit_the_first():
     read = []
 
