@@ -123,14 +123,14 @@ class WeightAverageCallback(paddle.callbacks.Callback):
     @contextmanager
     def _around_loop(self, mode: str) -> Iterator[None]:
         """Hold for one pass over the data: update in mode train, else put the average in."""
+        if self.average.num_updates == 0:
+            # Made before the model was loaded, it would remember weights of before.
+            self.average.register()
         if mode != "train":
             self._refresh()
             with self.average.average_parameters():
                 yield
             return
-        if self.average.num_updates == 0:
-            # Made before the model was loaded, it would remember weights that were never trained.
-            self.average.register()
         with ExitStack() as stack:
             # Model.train_batch calls minimize, one that a user wrote perhaps step.
             for method in ("minimize", "step"):
@@ -147,13 +147,13 @@ class WeightAverageCallback(paddle.callbacks.Callback):
         original = getattr(optimizer, method)
 
         def update_after(*arguments: Any, **named: Any) -> Any:
-            num_updates = self.average.num_updates
+            num_steps = self.average.num_steps
             result = original(*arguments, **named)
             # The AMP scaler calls it on an overflow as well, and leaves word that it did nothing.
             was_skipped = bool(optimizer._get_auxiliary_var("found_inf"))
             # Some optimizers' minimize calls their step.
-            if not was_skipped and self.average.num_updates == num_updates:
-                self.average.update()
+            if self.average.num_steps == num_steps:
+                self.average.skip() if was_skipped else self.average.update()
             return result
 
         setattr(optimizer, method, update_after)

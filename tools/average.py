@@ -45,7 +45,10 @@ def posthoc_arguments(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--step", type=int, metavar="N", help="as of this step; default: the last")
     parser.add_argument("--leave_out", metavar="NAME", help="do without this average's snapshots")
     _add_output(parser)
-    return parser.parse_args(argv)
+    arguments = parser.parse_args(argv)
+    if arguments.verify is not None and arguments.output is not None:
+        raise ConfigError("--verify writes nothing, so --output has no meaning with it")
+    return arguments
 
 
 def soup_arguments(argv: Sequence[str]) -> argparse.Namespace:
@@ -82,7 +85,7 @@ def main(argv: Sequence[str]) -> int:
 def posthoc(argv: Sequence[str]) -> int:
     """Make averages of a run's snapshots; evaluate them, and write the best."""
     arguments = posthoc_arguments(argv)
-    _require_free(arguments)
+    _require_free(arguments.output, arguments.overwrite, (".pdparams", ".json", ".png"))
     # Imported once the arguments are right: Paddle takes a second.
     from ppema import builder
     from ppema.engine.posthoc import SnapshotSet, try_targets, verify
@@ -90,44 +93,44 @@ def posthoc(argv: Sequence[str]) -> int:
 
     config = builder.read_config(arguments.config, arguments.opt)
     place = builder.select_place(config)
-    checkpoint = find_checkpoint(Path(config.weights or builder.run_folder(config)))
+    weights = config.weights if config.weights is not None else builder.run_folder(config)
+    checkpoint = find_checkpoint(Path(weights or "''"))
     run, manifest = checkpoint.path.parent, checkpoint.manifest
-    left_out = arguments.verify or arguments.leave_out
+    left_out = [name for name in (arguments.verify, arguments.leave_out) if name is not None]
     snapshots = SnapshotSet(run, manifest, arguments.step, left_out)
-    print(f"{run}: {snapshots}; place: {place}{builder.note_on_run(manifest)}")
+    note = builder.note_on_run(manifest)
+    print(f"{run}: {snapshots}; place: {place}{note}")
     if arguments.verify:
         print(verify(arguments.verify, snapshots, manifest))
         return 0
     widths = [arguments.sigma_rel] if arguments.sweep is None else arguments.sweep or SWEEP_WIDTHS
-    targets = builder.posthoc_targets(config, manifest, widths, arguments.half_life)
+    targets = builder.posthoc_targets(manifest, widths, arguments.half_life)
     candidates = builder.make_candidates(config, checkpoint)
-    at_step = f"step_{snapshots.step:09d}"
-    tries, best = [], None
+    tries: list[Any] = []
     for trial, state in try_targets(targets, snapshots, candidates):
-        print(trial)
-        if trial.residual > LARGE_RESIDUAL:
-            logger.warning(
-                "%s is not met (residual %.3g %%); take a step at which there is a snapshot (%s), "
-                "a longer average, or train with a smaller posthoc_every",
-                trial.target,
-                100 * trial.residual,
-                ", ".join(map(str, snapshots.steps_near())),
-            )
+        print(f"{trial}{note}")
+        _warn_of_residual(trial, snapshots)
+        if all(trial.evaluation.rank > other.evaluation.rank for other in tries):
+            best, best_state = trial, state
         tries.append(trial)
-        if best is None or trial.evaluation.rank > best[0].evaluation.rank:
-            best = (trial, state)
-    assert best is not None
-    candidates.load(best[1], str(best[0].target))
-    output = arguments.output or run / "posthoc" / f"{best[0].target.file_stem}_{at_step}.pdparams"
+    candidates.load(best_state, str(best.target))
+    folder, tail = run / "posthoc", _tail(snapshots.step, arguments.leave_out)
+    output = arguments.output or folder / f"{best.target.file_stem}{tail}.pdparams"
     is_sweep = len(tries) > 1
-    report = output.with_name(f"sweep_{at_step}") if is_sweep and not arguments.output else output
+    report = folder / f"sweep{tail}" if is_sweep and not arguments.output else output
     candidates.save(output)
-    facts = {"step": snapshots.step, "update": snapshots.time, "data": manifest["data"]["eval"]}
-    facts = {**facts, "best": best[0].facts(), "tries": [trial.facts() for trial in tries]}
+    facts = {
+        "step": snapshots.step,
+        "update": snapshots.time,
+        "left_out": left_out,
+        "data": manifest["data"]["eval"],
+        "best": best.facts(),
+        "tries": [trial.facts() for trial in tries],
+    }
     written = [output, _write_json(facts, _beside(report, ".json"))]
     if is_sweep:
-        written.append(_plot(tries, best[0], manifest, snapshots.step, _beside(report, ".png")))
-        print(f"best: {best[0]}")
+        written.append(_plot(tries, best, manifest, snapshots.step, note, _beside(report, ".png")))
+        print(f"best: {best}{note}")
     print(f"written: {', '.join(map(str, written))}")
     return 0
 
@@ -136,19 +139,33 @@ def soup(argv: Sequence[str]) -> int:
     """Make the mean of weight files, of all or of those that help, and write it."""
     arguments = soup_arguments(argv)
     output = arguments.output or Path("soup.pdparams")
-    _require_free(arguments, output)
-    from ppema import builder
+    _require_free(output, arguments.overwrite, (".pdparams",))
     from ppema.checkpoint import replace_weight_file
-    from ppema.engine.soup import cook_greedily, cook_uniformly, read_ingredients
+    from ppema.engine.soup import cook_uniformly, has_batch_norm, read_ingredients
 
     states = read_ingredients(arguments.files)
-    if arguments.config is None:
-        replace_weight_file(output, cook_uniformly(states))
-        print(f"uniform soup of {len(states)}\nwritten: {output}")
-        return 0
+    if arguments.config is not None:
+        return _soup_with_config(arguments, states, output)
+    replace_weight_file(output, cook_uniformly(states))
+    print(f"uniform soup of {len(states)}\nwritten: {output}")
+    if has_batch_norm(states):
+        logger.warning(
+            "the BatchNorm statistics are means too; with -c they are computed for the soup"
+        )
+    return 0
+
+
+def _soup_with_config(arguments: argparse.Namespace, states: Any, output: Path) -> int:
+    from ppema import builder
+    from ppema.engine.soup import cook_greedily, cook_uniformly
+
     config = builder.read_config(arguments.config, arguments.opt)
-    print(f"place: {builder.select_place(config)}")
+    place = builder.select_place(config)
     candidates = builder.make_candidates(config)
+    print(f"place: {place}; data: {candidates.source}")
+    if candidates.recomputes:
+        batches = config.recompute_batches
+        print(f"BatchNorm statistics are computed anew for each on {batches} training batches")
     if arguments.greedy:
         state = cook_greedily(states, candidates, print)
     else:
@@ -168,14 +185,32 @@ def _add_output(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _require_free(arguments: argparse.Namespace, output: Optional[Path] = None) -> None:
-    """Refuse to write over a file that was not made for this."""
-    path = output or arguments.output
-    if path is None:
+def _require_free(output: Optional[Path], overwrite: bool, kinds: Sequence[str]) -> None:
+    """Refuse to write over files that were not made for this."""
+    if output is None:
         return
-    for there in (path, _beside(path, ".json"), _beside(path, ".png")):
-        if there.exists() and not arguments.overwrite:
+    if output.is_dir() or not output.name:
+        raise ConfigError(f"--output {output}: is a directory; a file is needed")
+    for kind in kinds:
+        there = output if kind == ".pdparams" else _beside(output, kind)
+        if there.exists() and not overwrite:
             raise ConfigError(f"{there} is there already; name another --output, or --overwrite")
+
+
+def _warn_of_residual(trial: Any, snapshots: Any) -> None:
+    if trial.residual <= LARGE_RESIDUAL:
+        return
+    near = snapshots.steps_near()
+    advice = "another width among the Averages, or a smaller posthoc_every, would reach it"
+    if snapshots.step not in near:
+        advice = f"take a step at which there is a snapshot ({', '.join(map(str, near))})"
+    logger.warning(
+        "%s is not met (residual %.3g %%); %s", trial.target, 100 * trial.residual, advice
+    )
+
+
+def _tail(step: int, leave_out: Optional[str]) -> str:
+    return f"_step_{step:09d}" + (f"_without_{leave_out}" if leave_out else "")
 
 
 def _beside(path: Path, suffix: str) -> Path:
@@ -189,7 +224,7 @@ def _write_json(facts: Mapping[str, Any], path: Path) -> Path:
 
 
 def _plot(
-    tries: Sequence[Any], best: Any, manifest: Mapping[str, Any], step: int, path: Path
+    tries: Sequence[Any], best: Any, manifest: Mapping[str, Any], step: int, note: str, path: Path
 ) -> Path:
     from ppema.plots import SweepPoint, plot_sweep
 
@@ -197,7 +232,7 @@ def _plot(
     # Figures of the same step only: others would be of other weights.
     metrics = manifest["metrics"] if manifest["step"] == step else {}
     others = {name: figures["top1"] for name, figures in metrics.items()}
-    title = f"{manifest['config']}: averages made after the run, as of step {step}"
+    title = f"{manifest['config']}: averages made after the run, as of step {step}{note}"
     plot_sweep(points, points[tries.index(best)], others, title, path)
     return path
 

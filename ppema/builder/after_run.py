@@ -5,15 +5,15 @@ from __future__ import annotations
 import itertools
 from typing import Any, Mapping, Optional, Sequence
 
-from ..averaging import ArgumentError, sigma_rel_to_gamma, to_steps
+from ..averaging import ArgumentError, RunLength, sigma_rel_to_gamma, to_steps
 from ..averaging.batch_norm import batch_norm_layers
 from ..checkpoint import Checkpoint
 from ..config import Config
 from ..engine.candidates import Candidates
 from ..engine.posthoc import Target
 from ..errors import ConfigError
-from .parts import make_loss, make_model, run_length
-from .run_data import load_data, load_eval_data, make_eval_reader, make_train_reader
+from .parts import make_loss, make_model
+from .run_data import load_data, load_eval_data, make_eval_reader, make_train_reader, note_on
 
 
 def make_candidates(config: Config, start: Optional[Checkpoint] = None) -> Candidates:
@@ -29,7 +29,8 @@ def make_candidates(config: Config, start: Optional[Checkpoint] = None) -> Candi
     manifest: Mapping[str, Any] = start.manifest if start is not None else {}
     if not batch_norm_layers(model):
         dataset = load_eval_data(config, manifest)
-        return Candidates(model, loss_fn, make_eval_reader(config, dataset), lambda: ())
+        reader = make_eval_reader(config, dataset)
+        return Candidates(model, loss_fn, reader, lambda: (), dataset.source + note_on(dataset))
     data = load_data(config, start)
     reader = make_train_reader(config, data.train)
     epoch = int(manifest.get("epoch", 1))
@@ -38,17 +39,17 @@ def make_candidates(config: Config, start: Optional[Checkpoint] = None) -> Candi
         loss_fn,
         make_eval_reader(config, data.eval),
         lambda: itertools.islice(reader.batches(epoch), config.recompute_batches),
+        data.eval.source + note_on(data.eval),
     )
 
 
 def posthoc_targets(
-    config: Config, manifest: Mapping[str, Any], widths: Sequence[float], half_life: Optional[str]
+    manifest: Mapping[str, Any], widths: Sequence[float], half_life: Optional[str]
 ) -> list[Target]:
     """Return the averages that a command line asks for.
 
     Args:
-        config: of the run; its batch size counts for a half-life in images.
-        manifest: of the run; its steps an epoch count for one in epochs or percent.
+        manifest: of the run, whose length and batch size count, not what a config says now.
         widths: relative ones; or
         half_life: in updates, or text in another unit.
 
@@ -60,11 +61,16 @@ def posthoc_targets(
             for width in widths:
                 sigma_rel_to_gamma(width)
             return [Target(sigma_rel=width) for width in sorted(set(widths))]
-        duration = f"{half_life} steps" if _is_number(half_life) else half_life
-        run = run_length(config, manifest["steps_per_epoch"])
-        return [Target(half_life=to_steps("half_life", duration, run))]
+        duration = float(half_life) if _is_number(half_life) else half_life
+        return [Target(half_life=to_steps("half_life", duration, _length_of(manifest)))]
     except ArgumentError as error:
         raise ConfigError(f"--{error}") from None
+
+
+def _length_of(manifest: Mapping[str, Any]) -> RunLength:
+    values, steps_per_epoch = manifest["config_values"], manifest["steps_per_epoch"]
+    images_per_step = values["TrainReader"]["batch_size"] * values["accumulate_steps"]
+    return RunLength(values["epoch"] * steps_per_epoch, steps_per_epoch, images_per_step)
 
 
 def _is_number(text: str) -> bool:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, Callable, Iterable, Mapping
 
 from ..averaging import update_bn
+from ..averaging.batch_norm import batch_norm_layers
 from ..checkpoint import load_strictly, replace_weight_file
 from ..metrics import Evaluation
 from .evaluate import evaluate
@@ -20,6 +21,7 @@ class Candidates:
         eval_reader: the evaluation data.
         train_batches: gives the batches that a model with BN computes its statistics on: means
             of variances, and sums with negative coefficients, are none.
+        source: what the evaluation data are, for people.
     """
 
     def __init__(
@@ -28,9 +30,11 @@ class Candidates:
         loss_fn: Callable[..., Any],
         eval_reader: Any,
         train_batches: Callable[[], Iterable[Any]],
+        source: str,
     ) -> None:
         self._model, self._loss_fn = model, loss_fn
         self._eval_reader, self._train_batches = eval_reader, train_batches
+        self.source = source
 
     def evaluate(self, state: Mapping[str, Any], source: str) -> Evaluation:
         """Load the weights, in the model's own dtypes, compute BN anew, and evaluate.
@@ -57,6 +61,11 @@ class Candidates:
         }
         load_strictly(self._model, cast, source)
         update_bn(self._train_batches(), self._model)
+
+    @property
+    def recomputes(self) -> bool:
+        """Tell whether the model has BN statistics, which are computed anew."""
+        return bool(batch_norm_layers(self._model))
 
     def save(self, path: Path) -> None:
         """Write the weights that the model holds; `path` is whole or as it was.

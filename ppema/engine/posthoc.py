@@ -69,7 +69,7 @@ class SnapshotSet:
         folder: the run's folder.
         manifest: of its checkpoint that lists the snapshots.
         step: the moment the average is as of; None for the last snapshot's.
-        leave_out: the name of an average whose snapshots are not to be used.
+        leave_out: the names of averages whose snapshots are not to be used.
 
     Raises:
         ConfigError: no snapshots, or none as late as `step`.
@@ -81,15 +81,16 @@ class SnapshotSet:
         folder: Path,
         manifest: Mapping[str, Any],
         step: Optional[int] = None,
-        leave_out: Optional[str] = None,
+        leave_out: Sequence[str] = (),
     ) -> None:
-        taken = [Snapshot(**entry) for entry in manifest["snapshots"]]
-        self.snapshots = [snapshot for snapshot in taken if snapshot.average != leave_out]
+        taken = read_list(manifest, folder)
+        names = list(dict.fromkeys(snapshot.average for snapshot in taken))
+        for name in leave_out:
+            if name not in names:
+                raise ConfigError(f"there are no snapshots of {name!r}; there are of {_and(names)}")
+        self.snapshots = [snapshot for snapshot in taken if snapshot.average not in leave_out]
         if not self.snapshots:
-            raise ConfigError(
-                f"{folder} lists no snapshots; train with two PowerFunctionEMA among the Averages "
-                "and posthoc_every: 2 % (see configs/lenet_mnist_posthoc.yml)"
-            )
+            raise ConfigError(f"no snapshots are left without {_and(leave_out)}")
         self._folder = folder / SNAPSHOTS
         _require_common_start(self.snapshots)
         self.step = self.snapshots[-1].step if step is None else step
@@ -113,11 +114,16 @@ class SnapshotSet:
         before = [step for step in steps if step <= self.step]
         return sorted({*(before and [max(before)]), min(s for s in steps if s >= self.step)})
 
-    def coefficients(self, target: Target) -> tuple[dict[str, float], float]:
-        """Return how much of each file makes the wanted profile, and the residual left."""
+    def coefficients(
+        self, target: Target, time: Optional[int] = None
+    ) -> tuple[dict[str, float], float]:
+        """Return how much of each file makes the wanted profile, and the residual left.
+
+        As of the update `time`; None for that of the step.
+        """
         times = [float(snapshot.time) for snapshot in self.snapshots]
         widths = [snapshot.sigma_rel for snapshot in self.snapshots]
-        wanted = (self.time, target.sigma_rel, target.half_life)
+        wanted = (self.time if time is None else time, target.sigma_rel, target.half_life)
         found = posthoc_coefficients(times, widths, *wanted)
         by_file = {s.file_name: float(x) for s, x in zip(self.snapshots, found)}
         return by_file, posthoc_residual(times, widths, *wanted)
@@ -175,12 +181,11 @@ def verify(name: str, snapshots: SnapshotSet, manifest: Mapping[str, Any]) -> st
     taken = [Snapshot(**entry) for entry in manifest["snapshots"]]
     found = [s for s in taken if s.average == name and s.step == snapshots.step]
     if not found:
-        known = ", ".join(dict.fromkeys(snapshot.average for snapshot in taken))
-        raise ConfigError(
-            f"there is no snapshot of {name!r} at step {snapshots.step}; there are of {known}"
-        )
+        raise ConfigError(f"there is no snapshot of {name} at step {snapshots.step}")
     (tracked,) = found
-    coefficients, residual = snapshots.coefficients(Target(sigma_rel=tracked.sigma_rel))
+    # With another update_every it may be of another moment than the others.
+    time = min(tracked.time, max(snapshot.time for snapshot in snapshots.snapshots))
+    coefficients, residual = snapshots.coefficients(Target(sigma_rel=tracked.sigma_rel), time)
     difference = relative_difference(
         snapshots.combine(coefficients), snapshots.read(tracked), tracked.copied
     )
@@ -204,31 +209,62 @@ def relative_difference(
     return math.sqrt(difference / norm)
 
 
+def read_list(manifest: Mapping[str, Any], folder: Path) -> list[Snapshot]:
+    """Return the snapshots that a manifest lists.
+
+    Raises:
+        ConfigError: none.
+    """
+    if not manifest["snapshots"]:
+        raise ConfigError(
+            f"{folder} lists no snapshots; train with two PowerFunctionEMA among the Averages "
+            "and posthoc_every: 2 % (see configs/lenet_mnist_posthoc.yml)"
+        )
+    return [Snapshot(**entry) for entry in manifest["snapshots"]]
+
+
+def _and(names: Sequence[str]) -> str:
+    return ", ".join(names)
+
+
 def _require_common_start(snapshots: Sequence[Snapshot]) -> None:
     """Refuse averages of which one began later: their profiles are over other times."""
-    first: dict[int, Snapshot] = {}
+    updates: dict[str, tuple[int, int]] = {}
     for snapshot in snapshots:
-        other = first.setdefault(snapshot.step, snapshot)
-        if other.num_updates != snapshot.num_updates:
-            raise CheckpointError(
-                f"{snapshot.average} and {other.average} did not begin together (at step "
-                f"{snapshot.step} after {snapshot.num_updates} and {other.num_updates} updates); "
-                f"name the one to do without by --leave_out"
-            )
+        now = (snapshot.step, snapshot.num_updates)
+        for name, before in updates.items():
+            is_together = before[1] == now[1] if before[0] == now[0] else before[1] <= now[1]
+            if not is_together:
+                raise CheckpointError(
+                    f"{snapshot.average} and {name} did not begin together (after "
+                    f"{now[1]} updates at step {now[0]}, {before[1]} at step {before[0]}); name "
+                    "the one to do without by --leave_out"
+                )
+        updates[snapshot.average] = now
 
 
 def _time_of(step: int, snapshots: Sequence[Snapshot]) -> int:
-    """Return the update that a step of the run was for the averages."""
+    """Return the update that a step of the run was for the averages.
+
+    Raises:
+        ConfigError: before the first update, after the last snapshot, or between two snapshots
+            between which steps were left out.
+    """
     later = [snapshot for snapshot in snapshots if snapshot.step >= step]
-    last = snapshots[-1]
     if not later:
-        raise ConfigError(f"--step {step}: the last snapshot is of step {last.step}")
-    nearest = later[0]
-    time = nearest.num_updates - (nearest.step - step)
-    if nearest.step == step:
-        time = nearest.time
+        raise ConfigError(f"--step {step}: the last snapshot is of step {snapshots[-1].step}")
+    at_step = [snapshot.time for snapshot in later if snapshot.step == step]
+    if at_step:
+        # An average that folds in every k-th update ends with the last of them.
+        return max(at_step)
+    before = [(s.step, s.num_updates) for s in snapshots if s.step < step] or [(0, 0)]
+    (first_step, first_update), last = before[-1], later[0]
+    if last.num_updates - first_update != last.step - first_step:
+        raise ConfigError(
+            f"--step {step}: steps were left out of the averages around it; take one with a "
+            f"snapshot, {first_step} or {last.step}"
+        )
+    time = first_update + step - first_step
     if time < 1:
-        first = step - time + 1
-        raise ConfigError(f"--step {step}: the averages have their first update at step {first}")
-    # An average that folds in every k-th update ends with the last of them.
+        raise ConfigError(f"--step {step}: the averages have no update there")
     return min(time, max(snapshot.time for snapshot in snapshots))

@@ -109,6 +109,7 @@ class VisualDLView:
     def _show_training(self, record: Mapping[str, Any]) -> None:
         for kind in ("loss", "lr", "ips"):
             self._add("train", f"train/{kind}", record[kind], record["step"])
+        self._add("train", "train/left_out", record.get("left_out"), record["step"])
         for kind in _BY_AVERAGE:
             for name, value in record[kind].items():
                 self._add("train", f"{name}/{kind}", value, record["step"])

@@ -88,6 +88,9 @@ class SnapshotHook(Hook):
 
     def before_run(self, trainer: Trainer) -> None:
         """Put aside what the checkpoint does not list; leave out what it lists and is not there."""
+        for path in self._folder.glob(".tmp-*"):
+            path.unlink()
+        self.taken = [s for s in self.taken if not _is_of_another_start(s, trainer.averages)]
         listed = {snapshot.file_name: snapshot for snapshot in self.taken}
         for path in sorted(self._folder.glob("[!.]*")):
             if path.name not in listed or not listed[path.name].is_whole(path):
@@ -143,6 +146,16 @@ class SnapshotHook(Hook):
         except OSError as error:
             text = f"cannot save a snapshot of {name} at step {step}: {reason(error)}"
             raise StorageError(text) from error
+
+
+def _is_of_another_start(snapshot: Snapshot, averages: Mapping[str, Any]) -> bool:
+    """Tell whether its average has been started again since: its profile is over other times."""
+    average = averages.get(snapshot.average)
+    return average is not None and (
+        not isinstance(average, PowerFunctionEMA)
+        or average.sigma_rel != snapshot.sigma_rel
+        or average.num_updates < snapshot.num_updates
+    )
 
 
 def file_name(average: str, step: int) -> str:

@@ -8,8 +8,8 @@ from typing import Any, Callable, Mapping, Sequence
 import paddle
 
 from ..averaging import greedy_soup, uniform_soup
-from ..checkpoint import read_weight_file
-from ..errors import CheckpointError
+from ..checkpoint import read_weight_file, require_finite
+from ..errors import CheckpointError, NonFiniteError
 from .candidates import Candidates
 
 States = Mapping[str, Mapping[str, Any]]
@@ -19,17 +19,26 @@ def read_ingredients(files: Sequence[str]) -> dict[str, dict[str, Any]]:
     """Return the weights in each file, by its path; a file that is given twice counts twice.
 
     Raises:
-        CheckpointError: a file is missing, damaged, or does not fit the first.
+        CheckpointError: a file is missing, damaged, or holds something else.
+        NonFiniteError: a weight is NaN or infinite.
     """
     states: dict[str, dict[str, Any]] = {}
     for index, file in enumerate(files):
         name = file if file not in states else f"{file} (again, {index + 1})"
         states[name] = read_weight_file(Path(file))
-        others = [key for key, value in states[name].items() if not paddle.is_tensor(value)]
+        # An optimizer's state is named weight/accumulator.
+        others = [key for key in states[name] if "/" in str(key)]
+        others += [key for key, value in states[name].items() if not paddle.is_tensor(value)]
         if others or not states[name]:
             holds = f"holds {', '.join(map(str, others[:3]))}" if others else "is empty"
             raise CheckpointError(f"{file}: not weights ({holds})")
+        _require_finite(states[name], file)
     return states
+
+
+def has_batch_norm(states: States) -> bool:
+    """Tell whether the weights are of a network with BN, by the names of its statistics."""
+    return any(name.endswith("._variance") for state in states.values() for name in state)
 
 
 def cook_uniformly(states: States) -> dict[str, Any]:
@@ -42,6 +51,13 @@ def cook_uniformly(states: States) -> dict[str, Any]:
         return uniform_soup(states)
     except ValueError as error:
         raise CheckpointError(str(error)) from None
+
+
+def _require_finite(state: Mapping[str, Any], file: str) -> None:
+    try:
+        require_finite(state, "average")
+    except NonFiniteError as error:
+        raise NonFiniteError(f"{file}: {error}") from None
 
 
 def cook_greedily(

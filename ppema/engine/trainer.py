@@ -135,13 +135,12 @@ class Trainer:
         self.totals = Totals()
         self._accumulate_steps, self._amp = accumulate_steps, amp
         self._non_finite, self._max_skips, self._skips_in_a_row = non_finite, max_skips, 0
+        if switch is not None and switch not in self.averages:
+            raise ValueError(f"switch must be one of {', '.join(self.averages)}, got {switch!r}")
         self._recompute_batches, self._switch = recompute_batches, switch
         # Looked up once: walking the layers at each step costs more than the check itself.
         self._statistics = _moving_buffers(model)
         self._parameters = list(model.named_parameters())
-        for average in self.averages.values():
-            # Each step looks at every weight once, for all averages.
-            average.checks_finite = False
 
     @property
     def steps_per_epoch(self) -> int:
@@ -155,13 +154,19 @@ class Trainer:
             NonFiniteError: a NaN or Inf that the policy does not allow.
         """
         self.model.train()
+        # Each step looks at every weight once, for all averages.
+        checks = {name: average.checks_finite for name, average in self.averages.items()}
         try:
+            for average in self.averages.values():
+                average.checks_finite = False
             for hook in self.hooks:
                 hook.before_run(self)
             while self.epoch <= self.num_epochs:
                 self._train_epoch()
                 self.epoch, self.step_in_epoch, self.samples = self.epoch + 1, 0, 0
         finally:
+            for name, average in self.averages.items():
+                average.checks_finite = checks[name]
             for hook in self.hooks:
                 hook.after_run(self)
 
@@ -177,10 +182,10 @@ class Trainer:
         self.optimizer.clear_grad()
         if has_moved:
             self.totals.add(figures)
-            self._update_averages(figures)
         else:
             for (_, tensor), copy in zip(self._statistics, kept):
                 tensor.copy_(copy, True)
+        self._update_averages(has_moved and self._is_admitted(figures))
         self.rate = float(self.optimizer.get_lr())
         if self.lr_scheduler is not None:
             self.lr_scheduler.step()
@@ -223,20 +228,28 @@ class Trainer:
         if group:
             yield group, True
 
-    def _update_averages(self, figures: Sequence[tuple[int, Any, Any]]) -> None:
-        if self.gate is not None:
-            loss = sum(count * float(loss) for count, loss, _ in figures)
-            if not self.gate.admits(loss / sum(count for count, *_ in figures)):
-                self.decays = dict.fromkeys(self.averages, 1.0)
-                logger.warning(
-                    "step %d: %s; left out of the averages (%d so far)",
-                    self.step + 1,
-                    self.gate.reason,
-                    self.gate.num_left_out,
-                )
-                return
+    def _update_averages(self, is_admitted: bool) -> None:
         for name, average in self.averages.items():
-            self.decays[name] = average.update()
+            if is_admitted:
+                self.decays[name] = average.update()
+            else:
+                average.skip()
+                self.decays[name] = 1.0
+
+    def _is_admitted(self, figures: Sequence[tuple[int, Any, Any]]) -> bool:
+        """Ask the gate, where there is one, about the mean loss of a step."""
+        if self.gate is None:
+            return True
+        loss = sum(count * float(loss) for count, loss, _ in figures)
+        is_admitted = self.gate.admits(loss / sum(count for count, *_ in figures))
+        if not is_admitted:
+            logger.warning(
+                "step %d: %s; left out of the averages (%d so far)",
+                self.step + 1,
+                self.gate.reason,
+                self.gate.num_left_out,
+            )
+        return is_admitted
 
     def _copy_statistics(self) -> list[Any]:
         """Return copies of what a forward pass moves, where a step may be left out."""

@@ -7,9 +7,10 @@ import logging
 import pytest
 from paddle.vision.models import LeNet
 from test_resume import saving_trainer
+from test_trainer import Poison
 from trainers import all_bits, make_reader, make_trainer
 
-from ppema import LossGate
+from ppema import CyclicSWALR, LossGate, StochasticWeightAverage
 from ppema.engine.hooks import LogHook
 from ppema.engine.record import Recorder, read_records
 from ppema.engine.run_state import restore
@@ -53,7 +54,8 @@ def test_a_spike_moves_the_weights_but_no_average(caplog):
     assert bits[3] == bits[2]
     assert bits[6] == bits[5]
     assert bits[4] != bits[3]
-    assert trainer.averages["ema"].num_updates == trainer.step - 2 == 8
+    ema = trainer.averages["ema"]
+    assert (ema.num_updates, ema.num_steps) == (8, trainer.step) == (8, 10)
     lines = [record.getMessage() for record in caplog.records]
     assert [line.split(":")[0] for line in lines] == ["step 4", "step 7"]
     assert lines[1].endswith("left out of the averages (2 so far)")
@@ -92,6 +94,34 @@ def test_the_records_count_what_was_left_out(tmp_path):
     records = list(read_records(tmp_path / "metrics.jsonl"))
     assert [record["left_out"] for record in records] == list(range(1, 11))
     assert {value for record in records for value in record["decay"].values()} == {1.0}
+
+
+@pytest.mark.parametrize("left_out_by", ["gate", "non_finite"])
+def test_points_of_swa_stay_at_the_ends_of_cycles(left_out_by):
+    """Steps 1 and 6 are left out; points were due at 4, 6, 8 and 10, all at the lowest rate."""
+
+    class Points(Hook):
+        def __init__(self):
+            self.rates, self.num_points = {}, 0
+
+        def after_step(self, trainer):
+            if trainer.averages["ends"].num_points > self.num_points:
+                self.num_points = trainer.averages["ends"].num_points
+                self.rates[trainer.step] = trainer.rate
+
+    reader, options = spiking_reader((1, 6)), {"gate": LossGate(max_loss=9.0)}
+    if left_out_by == "non_finite":
+        reader, options = make_reader(), {"non_finite": "skip"}
+        Poison(reader, steps={1, 6})
+    hook = Points()
+    trainer = make_trainer(reader, [hook], network=LeNet, with_schedule=False, **options)
+    schedule = CyclicSWALR(1e-4, max_lr=2e-5, min_lr=1e-5, start=2, cycle=2)
+    trainer.lr_scheduler = schedule
+    trainer.optimizer.set_lr_scheduler(schedule)
+    trainer.averages["ends"] = StochasticWeightAverage(trainer.model, start=4, every=2)
+    trainer.train()
+    # That of step 6 is taken a step late, at the first and higher rate of the next cycle.
+    assert hook.rates == pytest.approx({4: 1e-5, 7: 1.5e-5, 8: 1e-5, 10: 1e-5})
 
 
 @pytest.mark.parametrize("step", [3, 4, 5])

@@ -236,3 +236,19 @@ def test_statistics_that_overflow_under_amp_end_the_run_whatever_the_policy():
     trainer._parameters = []  # gradients that are finite, as far as the scaler sees
     with pytest.raises(NonFiniteError, match=r"step 2: bn\..* is not finite under AMP"):
         trainer.train()
+
+
+def test_averages_look_for_nan_themselves_again_after_the_run():
+    trainer = make_trainer(make_reader(20), num_epochs=1)
+    trainer.averages["wide"].checks_finite = False
+    trainer.train()
+    weight = trainer.model.body[1].weight
+    weight.set_value(weight * float("nan"))
+    with pytest.raises(FloatingPointError, match=r"body\.1\.weight holds NaN"):
+        trainer.averages["ema"].update()
+    trainer.averages["wide"].update()
+
+
+def test_an_average_to_switch_to_must_be_there():
+    with pytest.raises(ValueError, match=r"switch must be one of ema, wide, .*, got 'nope'"):
+        make_trainer(make_reader(), switch="nope")

@@ -87,8 +87,11 @@ def test_the_weights_are_the_sum_that_the_record_says(posthoc):
 
 
 @pytest.mark.parametrize(("text", "updates"), [("5 %", 2.9), ("1 epochs", 29), ("2560 images", 10)])
-def test_a_half_life_may_be_in_any_unit(posthoc, text, updates):
-    assert f"half_life {updates:g}: top1" in posthoc("--half_life", text).out
+def test_a_half_life_may_be_in_any_unit_of_the_run_whatever_the_config_says_now(
+    posthoc, text, updates
+):
+    keys = ("epoch=20", "TrainReader.batch_size=512")
+    assert f"half_life {updates:g}: top1" in posthoc("--half_life", text, keys=keys).out
 
 
 def test_a_tracked_average_is_met_within_one_percent(posthoc):
@@ -149,9 +152,12 @@ def test_any_step_of_the_run_can_be_asked_for(posthoc):
 
 
 def test_an_average_can_be_left_out(posthoc):
-    assert "20 snapshots of power_10 (0.1), power_15" not in posthoc("--sweep", "0.1").out
     result = posthoc("--leave_out", "power_05", "--sigma_rel", "0.1")
     assert "40 snapshots of power_10 (0.1), power_15 (0.15);" in result.out
+    path = RUN / "posthoc/sigma_rel_0.1_step_000000058_without_power_05.json"
+    assert json.loads(path.read_text())["left_out"] == ["power_05"]
+    both = posthoc("--verify", "power_15", "--leave_out", "power_05")
+    assert "20 snapshots of power_10 (0.1);" in both.out
 
 
 def test_batch_norm_statistics_are_computed_anew(run_tool, trained_bn, tmp_path):
@@ -178,17 +184,27 @@ def test_batch_norm_statistics_are_computed_anew(run_tool, trained_bn, tmp_path)
     [
         (("--sigma_rel", "0.3"), "--sigma_rel must be between 0 and 0.2887, got 0.3"),
         (("--sweep", "0.1", "0"), "--sigma_rel must be between 0 and 0.2887, got 0.0"),
-        (("--half_life", "0"), "--half_life must be a finite duration above 0, got '0 steps'"),
+        (("--half_life", "0"), "--half_life must be a finite duration above 0, got 0.0"),
         (
             ("--half_life", "soon"),
             "--half_life must be a number of steps, or such as 5 %, 2 epochs, 64000 images, "
             "got 'soon'",
         ),
         (("--sigma_rel", "0.1", "--step", "59"), "--step 59: the last snapshot is of step 58"),
-        (("--sigma_rel", "0.1", "--step", "0"), "--step 0: the averages have their first update"),
+        (("--sigma_rel", "0.1", "--step", "0"), "--step 0: the averages have no update there"),
+        (
+            ("--sigma_rel", "0.1", "--leave_out", "typo"),
+            "there are no snapshots of 'typo'; there are of power_05, power_10, power_15",
+        ),
+        (("--sigma_rel", "1e-200"), "--sigma_rel must be between 0 and 0.2887, got 1e-200"),
+        (("--sigma_rel", "0.1", "--output", "."), "--output .: is a directory; a file is needed"),
+        (
+            ("--verify", "power_15", "--output", "x.pdparams"),
+            "--verify writes nothing, so --output has no meaning with it",
+        ),
         (
             ("--verify", "ema"),
-            "there is no snapshot of 'ema' at step 58; there are of power_05, power_10, power_15",
+            "there are no snapshots of 'ema'; there are of power_05, power_10, power_15",
         ),
         (("--sigma_rel", "x"), "argument --sigma_rel: invalid float value: 'x' (see --help)"),
         ((), "one of the arguments --sigma_rel --half_life --sweep --verify is required"),
@@ -291,6 +307,8 @@ def test_a_greedy_soup_leaves_out_what_does_not_help(average):
         ((FILES[0], "nowhere.pdparams"), 3, "nowhere.pdparams: No such file or directory"),
         ((str(RUN / "model_final/state.pdstates"),), 3, "not weights (holds "),
         ((str(CONFIG),), 3, "is not a Paddle weight file"),
+        ((str(RUN / "model_final/optimizer.pdopt"),), 3, "not weights (holds features.0."),
+        ((FILES[0], "--output", "."), 2, "--output .: is a directory; a file is needed"),
     ],
 )
 def test_a_soup_that_cannot_be_gets_one_line(average, arguments, code, message):
@@ -323,3 +341,72 @@ def test_the_first_word_must_be_a_command(run_tool):
             f"the first argument must be posthoc or soup, got {found}\n",
         )
     assert "posthoc|soup" in run_tool("average", "--help").out
+
+
+def test_weights_that_are_not_finite_make_no_soup(average):
+    state = read_weight_file(Path(FILES[0]))
+    state["fc.2.bias"][3] = float("nan")
+    paddle.save(state, "nan.pdparams")
+    result = average("soup", FILES[0], "nan.pdparams")
+    expected = "nan.pdparams: fc.2.bias holds NaN; refusing to average\n"
+    assert (result.code, result.err) == (4, expected)
+    assert not Path("soup.pdparams").exists()
+
+
+def test_a_soup_of_batch_norm_says_what_its_statistics_are(run_tool, trained_bn, tmp_path):
+    shutil.copytree(trained_bn, tmp_path / "output", symlinks=True)
+    plain = run_tool("average", "soup", *FILES)
+    assert "the BatchNorm statistics are means too; with -c they are computed" in plain.out
+    keys = ("Model={name: LeNetBN, num_classes: 10}", "recompute_batches=3")
+    anew = run_tool("average", "soup", *FILES, "-c", CONFIG, "--overwrite", "-o", *keys)
+    assert "BatchNorm statistics are computed anew for each on 3 training batches" in anew.out
+    assert "(on the embedded UCI digits, not MNIST)" in anew.out
+
+
+def test_recomputed_statistics_are_no_part_of_the_check(run_tool, tmp_path):
+    recompute = [f"Averages.power_{w}.buffers=recompute" for w in ("05", "10", "15")]
+    train_once(tmp_path, "Model={name: LeNetBN, num_classes: 10}", *recompute)
+    result = run_tool("average", "posthoc", "-c", CONFIG, "--verify", "power_15")
+    (percent,) = re.findall(r"differs by (\S+) % from the tracked one", result.out)
+    assert float(percent) < 0.1
+
+
+def test_averages_that_fold_at_other_steps_are_compared_as_of_one_update(run_tool, tmp_path):
+    train_once(tmp_path, "Averages.power_10.update_every=10")
+    for name in ("power_05", "power_10"):
+        result = run_tool("average", "posthoc", "-c", CONFIG, "--verify", name)
+        (percent,) = re.findall(r"differs by (\S+) % from the tracked one", result.out)
+        assert float(percent) < 1.0, name
+        assert "as of step 58, update 58" in result.out
+
+
+def test_a_step_among_ones_that_were_left_out_is_refused(run_tool, tmp_path):
+    train_once(tmp_path, "max_loss=0.9")
+    lines = (tmp_path / "output/lenet_mnist_posthoc/train.log").read_text()
+    left_out = [int(step) for step in re.findall(r"step (\d+): loss", lines)]
+    # The first loss is high; some later step is left out between snapshots.
+    assert left_out
+    assert left_out[0] == 1
+    last = left_out[-1] - left_out[-1] % 3
+    command = ("average", "posthoc", "-c", CONFIG, "--sigma_rel", "0.2", "--step")
+    refused = run_tool(*command, str(last + 1))
+    assert (refused.code, "steps were left out" in refused.err) == (2, True), refused
+    taken = run_tool(*command, str(last + 3))
+    assert f"as of step {last + 3}, update {last + 3 - len(left_out)}" in taken.out
+
+
+def test_an_average_that_comes_back_begins_its_snapshots_anew(run_tool, average):
+    keys = (*SHORT[1:], "log_iter=100")
+    without = ("Averages={ema: {name: ExponentialMovingAverage}}", "posthoc_every=null", "epoch=3")
+    for more in (without, ("epoch=4",)):
+        command = ("train", "-c", CONFIG, "-r", "auto", "-o", *keys, *more)
+        result = run_tool(*command)
+        assert result.code == 0, result.err
+    manifest = json.loads((RUN / "model_final/manifest.json").read_text())
+    assert {entry["step"] for entry in manifest["snapshots"]} == {*range(90, 117, 3), 116}
+    assert [e["num_updates"] for e in manifest["snapshots"]] == [
+        entry["step"] - 87 for entry in manifest["snapshots"]
+    ]
+    assert {path.name for path in (RUN / "snapshots").iterdir()} == {
+        f"{entry['average']}_{entry['step']:09d}.pdparams" for entry in manifest["snapshots"]
+    }
