@@ -12,6 +12,7 @@ from typing import Any, Callable, Iterable, Iterator, Mapping, Optional, Union
 import paddle
 
 from .averaging import ArgumentError, WeightAverage
+from .averaging.decay import require_whole
 from .checkpoint import read_weight_file, replace_weight_file, to_arrays
 from .errors import CheckpointError
 
@@ -61,8 +62,7 @@ class WeightAverageCallback(paddle.callbacks.Callback):
         super().__init__()
         if not isinstance(average, WeightAverage):
             raise TypeError(f"average must be a ppema.WeightAverage, got {type(average).__name__}")
-        if isinstance(save_freq, bool) or not isinstance(save_freq, int) or save_freq < 1:
-            raise ArgumentError("save_freq", "a whole number above 0", save_freq)
+        require_whole("save_freq", save_freq)
         if average.recomputes and not _can_repeat(recompute_loader):
             raise ArgumentError(
                 "recompute_loader",

@@ -89,12 +89,8 @@ def plot_curves(
             f"\nbest: {winner['average']}, {100 * winner['top1']:.2f} % at step {winner['step']}"
         )
     axes[0].set_title(title)
-    loss_axes.plot(
-        [record["step"] for record in training],
-        [record["loss"] for record in training],
-        color="0.4",
-        linewidth=1,
-    )
+    steps, losses = [r["step"] for r in training], [r["loss"] for r in training]
+    loss_axes.plot(steps, losses, color="0.4", linewidth=1)
     loss_axes.set_yscale("log")
     loss_axes.set_ylabel("training loss")
     loss_axes.set_xlabel("step")

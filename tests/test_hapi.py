@@ -646,3 +646,15 @@ def test_fit_without_an_optimizer_ends_with_what_paddle_says():
     model.prepare(loss=paddle.nn.CrossEntropyLoss())
     with pytest.raises(AssertionError, match="model not ready"):
         fit(model, WeightAverageCallback(make_ema(model)))
+
+
+@pytest.mark.parametrize("mode", ["evaluate", "predict"])
+def test_an_average_without_updates_is_of_the_weights_of_now(mode):
+    """Made before the model was loaded, it must not bring untrained weights back."""
+    model = make_model()
+    callback = WeightAverageCallback(make_ema(model))
+    for parameter in model.network.parameters():
+        parameter.set_value(parameter * 3.0 + 1.0)
+    with_average = getattr(model, mode)(EVAL, verbose=0, callbacks=[callback])
+    plain = getattr(model, mode)(EVAL, verbose=0)
+    np.testing.assert_equal(with_average, plain)

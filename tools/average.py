@@ -95,8 +95,8 @@ def posthoc(argv: Sequence[str]) -> int:
     place = builder.select_place(config)
     weights = config.weights if config.weights is not None else builder.run_folder(config)
     checkpoint = find_checkpoint(Path(weights or "''"))
-    run, manifest = checkpoint.path.parent, checkpoint.manifest
     left_out = [name for name in (arguments.verify, arguments.leave_out) if name is not None]
+    run, manifest = checkpoint.path.parent, checkpoint.manifest
     snapshots = SnapshotSet(run, manifest, arguments.step, left_out)
     note = builder.note_on_run(manifest)
     print(f"{run}: {snapshots}; place: {place}{note}")
@@ -107,32 +107,45 @@ def posthoc(argv: Sequence[str]) -> int:
     targets = builder.posthoc_targets(manifest, widths, arguments.half_life)
     candidates = builder.make_candidates(config, checkpoint)
     tries: list[Any] = []
-    for trial, state in try_targets(targets, snapshots, candidates):
+    for trial in try_targets(targets, snapshots, candidates):
         print(f"{trial}{note}")
         _warn_of_residual(trial, snapshots)
-        if all(trial.evaluation.rank > other.evaluation.rank for other in tries):
-            best, best_state = trial, state
         tries.append(trial)
-    candidates.load(best_state, str(best.target))
-    folder, tail = run / "posthoc", _tail(snapshots.step, arguments.leave_out)
+    written = _write_best(tries, snapshots, candidates, checkpoint, arguments)
+    print(f"written: {', '.join(map(str, written))}")
+    return 0
+
+
+def _write_best(
+    tries: Sequence[Any],
+    snapshots: Any,
+    candidates: Any,
+    checkpoint: Any,
+    arguments: argparse.Namespace,
+) -> list[Path]:
+    """Write the best weights, a record of all, and of several a picture; return the files."""
+    best = max(tries, key=lambda trial: trial.evaluation.rank)
+    tail = f"_step_{snapshots.step:09d}"
+    if arguments.leave_out:
+        tail += f"_without_{arguments.leave_out}"
+    folder, is_sweep = checkpoint.path.parent / "posthoc", len(tries) > 1
     output = arguments.output or folder / f"{best.target.file_stem}{tail}.pdparams"
-    is_sweep = len(tries) > 1
     report = folder / f"sweep{tail}" if is_sweep and not arguments.output else output
+    candidates.load(snapshots.combine(best.coefficients), str(best.target))
     candidates.save(output)
     facts = {
         "step": snapshots.step,
         "update": snapshots.time,
-        "left_out": left_out,
-        "data": manifest["data"]["eval"],
+        "left_out": arguments.leave_out,
+        "data": checkpoint.manifest["data"]["eval"],
         "best": best.facts(),
         "tries": [trial.facts() for trial in tries],
     }
     written = [output, _write_json(facts, _beside(report, ".json"))]
     if is_sweep:
-        written.append(_plot(tries, best, manifest, snapshots.step, note, _beside(report, ".png")))
-        print(f"best: {best}{note}")
-    print(f"written: {', '.join(map(str, written))}")
-    return 0
+        print(f"best: {best}")
+        written.append(_plot(tries, best, checkpoint, snapshots.step, _beside(report, ".png")))
+    return written
 
 
 def soup(argv: Sequence[str]) -> int:
@@ -209,10 +222,6 @@ def _warn_of_residual(trial: Any, snapshots: Any) -> None:
     )
 
 
-def _tail(step: int, leave_out: Optional[str]) -> str:
-    return f"_step_{step:09d}" + (f"_without_{leave_out}" if leave_out else "")
-
-
 def _beside(path: Path, suffix: str) -> Path:
     """Return the file of another kind that belongs to a weight file."""
     return path.with_name(path.name.removesuffix(".pdparams") + suffix)
@@ -223,16 +232,16 @@ def _write_json(facts: Mapping[str, Any], path: Path) -> Path:
     return path
 
 
-def _plot(
-    tries: Sequence[Any], best: Any, manifest: Mapping[str, Any], step: int, note: str, path: Path
-) -> Path:
+def _plot(tries: Sequence[Any], best: Any, checkpoint: Any, step: int, path: Path) -> Path:
+    from ppema.builder import note_on_run
     from ppema.plots import SweepPoint, plot_sweep
 
     points = [SweepPoint(t.target.sigma_rel, t.residual, t.evaluation.top1) for t in tries]
     # Figures of the same step only: others would be of other weights.
-    metrics = manifest["metrics"] if manifest["step"] == step else {}
+    metrics = checkpoint.manifest["metrics"] if checkpoint.step == step else {}
     others = {name: figures["top1"] for name, figures in metrics.items()}
-    title = f"{manifest['config']}: averages made after the run, as of step {step}{note}"
+    name = f"{checkpoint.manifest['config']}{note_on_run(checkpoint.manifest)}"
+    title = f"{name}: averages made after the run, as of step {step}"
     plot_sweep(points, points[tries.index(best)], others, title, path)
     return path
 

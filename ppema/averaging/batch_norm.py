@@ -56,7 +56,8 @@ def update_bn(loader: Iterable[Any], model: Any, device: Optional[str] = None) -
     if not layers:
         return
     num_batches = 0
-    with paddle.no_grad(), _cumulative(model, layers):
+    with paddle.no_grad(), _kept(model), _cumulative(layers):
+        model.train()
         for batch in loader:
             _call(model, batch, place)
             num_batches += 1
@@ -65,17 +66,31 @@ def update_bn(loader: Iterable[Any], model: Any, device: Optional[str] = None) -
 
 
 @contextmanager
-def _cumulative(model: Any, layers: list[Any]) -> Iterator[None]:
-    """Make the layers average over all calls from here on, and put everything else back."""
+def _kept(model: Any) -> Iterator[None]:
+    """Put back modes, buffers of the model's own, and random numbers, whatever happens."""
     modes = [(layer, layer.training) for layer in model.sublayers(include_self=True)]
+    # A forward pass in train mode may count into a buffer, or put another tensor in its place.
+    buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    generators = paddle.get_rng_state()
+    try:
+        yield
+    finally:
+        for layer, was_training in modes:
+            layer.training = was_training
+        for name, buffer in model.named_buffers():
+            buffer.copy_(buffers[name], True)
+        paddle.set_rng_state(generators)
+
+
+@contextmanager
+def _cumulative(layers: list[Any]) -> Iterator[None]:
+    """Make BN layers average over all calls from here on; put momenta back."""
     momenta = [(layer, layer._momentum) for layer in layers]
     statistics = [
         (layer, tensor, tensor.clone())
         for layer in layers
         for tensor in (layer._mean, layer._variance)
     ]
-    buffers = {name: tensor.clone() for name, tensor in model.named_buffers()}
-    generators = paddle.get_rng_state()
     calls = dict.fromkeys(map(id, layers), 0)
 
     def count_call(layer: Any, _: Any) -> None:
@@ -86,7 +101,6 @@ def _cumulative(model: Any, layers: list[Any]) -> Iterator[None]:
 
     hooks = [layer.register_forward_pre_hook(count_call) for layer in layers]
     try:
-        model.train()
         for _, tensor, _ in statistics:
             # 0 * NaN is NaN: statistics that are broken would survive the momentum of 0.
             tensor.zero_()
@@ -100,13 +114,6 @@ def _cumulative(model: Any, layers: list[Any]) -> Iterator[None]:
             hook.remove()
         for layer, momentum in momenta:
             layer._momentum = momentum
-        for layer, was_training in modes:
-            layer.training = was_training
-        paddle.set_rng_state(generators)
-        for name, tensor in model.named_buffers():
-            # A forward pass in train mode may count, or draw, into a buffer of the user's.
-            if name in buffers:
-                tensor.copy_(buffers[name], True)
         for layer, tensor, kept in statistics:
             if not calls[id(layer)]:
                 tensor.copy_(kept, True)

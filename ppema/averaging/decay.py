@@ -110,6 +110,12 @@ def initial_share(schedule: Schedule, num_updates: int) -> float:
     return share
 
 
+def require_whole(argument: str, value: object) -> None:
+    """Raise ArgumentError where a value is no whole number above 0."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ArgumentError(argument, "a whole number above 0", value)
+
+
 def _require_positive(argument: str, value: float) -> None:
     if not (value > 0 and math.isfinite(value)):
         raise ArgumentError(argument, "a finite number above 0", value)

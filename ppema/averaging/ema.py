@@ -11,6 +11,7 @@ from .decay import (
     ScheduleName,
     initial_share,
     make_schedule,
+    require_whole,
     resolve_decay,
 )
 from .horizon import Duration, RunLength, to_steps, to_whole_steps
@@ -57,8 +58,7 @@ class ScheduledAverage(WeightAverage):
         shadow_dtype: ShadowDtype,
         device: Optional[str],
     ) -> None:
-        if isinstance(update_every, bool) or not isinstance(update_every, int) or update_every < 1:
-            raise ArgumentError("update_every", "a whole number above 0", update_every)
+        require_whole("update_every", update_every)
         self.schedule = schedule
         self._start, self._update_every, self._debias = start, update_every, debias
         super().__init__(
@@ -181,6 +181,5 @@ def _batch_ratio(decay: Optional[float], batch_size: int, run: Optional[RunLengt
         raise ArgumentError("decay_batch_size", "left out where decay is not given", batch_size)
     if run is None:
         raise ArgumentError("decay_batch_size", "left out where no run is given", batch_size)
-    if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
-        raise ArgumentError("decay_batch_size", "a whole number above 0", batch_size)
+    require_whole("decay_batch_size", batch_size)
     return run.images_per_step / batch_size

@@ -7,7 +7,7 @@ import statistics
 from collections import deque
 from typing import Any, Mapping, Optional
 
-from .decay import ArgumentError
+from .decay import ArgumentError, require_whole
 
 
 class LossGate:
@@ -38,8 +38,7 @@ class LossGate:
             raise ArgumentError("max_loss", "a finite number", max_loss)
         if max_loss_ratio is not None and not 1.0 < max_loss_ratio < math.inf:
             raise ArgumentError("max_loss_ratio", "a finite number above 1", max_loss_ratio)
-        if isinstance(window, bool) or not isinstance(window, int) or window < 1:
-            raise ArgumentError("window", "a whole number above 0", window)
+        require_whole("window", window)
         self._max_loss, self._max_loss_ratio = max_loss, max_loss_ratio
         self._losses: deque[float] = deque(maxlen=window)
         self.num_left_out = 0

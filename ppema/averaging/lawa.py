@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Mapping, Optional, Sequence
 import paddle
 
 from .average import Counters, WeightAverage
-from .decay import ArgumentError
+from .decay import require_whole
 from .fit import describe_misfit, require_tensors
 from .horizon import Duration, RunLength, to_whole_steps
 from .shadow import BufferPolicy, ShadowDtype
@@ -49,8 +49,7 @@ class LatestWeightAverage(WeightAverage):
         device: Optional[str] = None,
         run: Optional[RunLength] = None,
     ) -> None:
-        if isinstance(k, bool) or not isinstance(k, int) or k < 1:
-            raise ArgumentError("k", "a whole number above 0", k)
+        require_whole("k", k)
         self._k, self._every = k, to_whole_steps("every", every, run)
         self._snapshots: list[dict[str, Any]] = []
         super().__init__(

@@ -48,8 +48,8 @@ class RateAfterStart(LRScheduler):
     optimizer, from 1, then has the rate at ``last_epoch == k - 1``. Steps 1 to `start` have
     the rate before, and step ``start + i`` is the i-th of the subclass. Where an average's
     `update` (or `skip`) is called once for each optimizer step, its k-th call sees the weights
-    that step k made: ``StochasticWeightAverage(start=start + c, every=c)`` takes the last step of each
-    cycle of c steps.
+    that step k made: ``StochasticWeightAverage(start=start + c, every=c)`` takes the last step
+    of each cycle of c steps.
 
     A schedule before is stepped as it would be alone, and stays at the rate of step `start`
     from there on. A schedule around this one that begins to step it later, as LinearWarmup

@@ -157,8 +157,8 @@ class SnapshotSet:
 
 def try_targets(
     targets: Sequence[Target], snapshots: SnapshotSet, candidates: Candidates
-) -> Iterator[tuple[Trial, dict[str, Any]]]:
-    """Yield each wanted average, evaluated, with its weights.
+) -> Iterator[Trial]:
+    """Yield each wanted average, made and evaluated.
 
     Raises:
         CheckpointError: a snapshot is missing or damaged, or does not fit the model.
@@ -166,9 +166,8 @@ def try_targets(
     """
     for target in targets:
         coefficients, residual = snapshots.coefficients(target)
-        state = snapshots.combine(coefficients)
-        evaluation = candidates.evaluate(state, str(target))
-        yield Trial(target, coefficients, residual, evaluation), state
+        evaluation = candidates.evaluate(snapshots.combine(coefficients), str(target))
+        yield Trial(target, coefficients, residual, evaluation)
 
 
 def verify(name: str, snapshots: SnapshotSet, manifest: Mapping[str, Any]) -> str:

@@ -155,7 +155,7 @@ def test_an_average_can_be_left_out(posthoc):
     result = posthoc("--leave_out", "power_05", "--sigma_rel", "0.1")
     assert "40 snapshots of power_10 (0.1), power_15 (0.15);" in result.out
     path = RUN / "posthoc/sigma_rel_0.1_step_000000058_without_power_05.json"
-    assert json.loads(path.read_text())["left_out"] == ["power_05"]
+    assert json.loads(path.read_text())["left_out"] == "power_05"
     both = posthoc("--verify", "power_15", "--leave_out", "power_05")
     assert "20 snapshots of power_10 (0.1);" in both.out
 
