@@ -78,7 +78,8 @@ def _kept(model: Any) -> Iterator[None]:
         for layer, was_training in modes:
             layer.training = was_training
         for name, buffer in model.named_buffers():
-            buffer.copy_(buffers[name], True)
+            if name in buffers:
+                buffer.copy_(buffers[name], True)
         paddle.set_rng_state(generators)
 
 
