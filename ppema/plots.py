@@ -12,6 +12,11 @@ from typing import Any, Mapping, NamedTuple, Optional, Sequence
 from .checkpoint.files import reason, write_atomically
 from .errors import StorageError
 
+# Of the levels, in the order of the evaluation: raw comes first, and grey is its own.
+_COLORS = ("C0", "C1", "C2", "C3", "C4", "C5", "C6", "C8", "C9")
+# The least range of top-1 that is drawn, in percent.
+_LEAST_RANGE = 0.2
+
 
 class SweepPoint(NamedTuple):
     """One average made after the run: its width, how well it was met, and its accuracy."""
@@ -42,14 +47,19 @@ def plot_sweep(
     """
     figure, (upper, lower) = _new_figure(2, heights=(3, 1))
     widths = [point.sigma_rel for point in points]
-    upper.plot(widths, [100 * point.top1 for point in points], "o-", color="C0")
+    upper.plot(widths, [100 * point.top1 for point in points], "o-", color="black")
     _mark(upper, best.sigma_rel, best.top1)
     upper.set_ylabel("top-1, %")
     upper.set_title(f"{title}\nbest: {100 * best.top1:.2f} % at sigma_rel {best.sigma_rel:.3g}")
     upper.margins(y=0.15)
+    # Figures that are all the same would be drawn over ten percent.
+    drawn = [100 * top1 for top1 in (*others.values(), *(point.top1 for point in points))]
+    if max(drawn) - min(drawn) < _LEAST_RANGE:
+        upper.set_ylim(min(drawn) - _LEAST_RANGE, max(drawn) + _LEAST_RANGE)
     _draw_levels(upper, others)
     lower.plot(widths, [100 * point.residual for point in points], "o-", color="0.4")
     lower.set_ylabel("residual, %")
+    lower.set_ylim(bottom=0)
     lower.set_xlabel("width of the average, sigma_rel (share of the run)")
     for axes in (upper, lower):
         axes.set_xscale("log")
@@ -63,6 +73,7 @@ def plot_curves(
     title: str,
     path: Path,
     winner: Optional[Mapping[str, Any]] = None,
+    word: str = "best",
 ) -> None:
     """Draw the loss, and top-1 of raw and each average, over the steps of a run.
 
@@ -72,7 +83,8 @@ def plot_curves(
         records: of metrics.jsonl.
         title: above the picture.
         path: of the PNG.
-        winner: `average`, `step` and `top1` of the best weights, to be marked.
+        winner: `average`, `step` and `top1` of the weights to be marked.
+        word: what they are called.
 
     Raises:
         StorageError: the disk refused.
@@ -86,7 +98,7 @@ def plot_curves(
         _draw_evaluations(axes[0], evaluations, names, winner)
     if winner:
         title += (
-            f"\nbest: {winner['average']}, {100 * winner['top1']:.2f} % at step {winner['step']}"
+            f"\n{word}: {winner['average']}, {100 * winner['top1']:.2f} % at step {winner['step']}"
         )
     axes[0].set_title(title)
     steps, losses = [r["step"] for r in training], [r["loss"] for r in training]
@@ -107,7 +119,7 @@ def _draw_evaluations(
     for index, name in enumerate(names):
         curve = [record for record in evaluations if record["average"] == name]
         steps, top1 = [r["step"] for r in curve], [100 * r["top1"] for r in curve]
-        color = "0.4" if index == 0 else f"C{index - 1}"
+        color = _color_of(index)
         axes.plot(steps, top1, "o-", color=color, linewidth=1.5, markersize=3)
         ends[name] = (top1[-1], color)
     last_step = max(record["step"] for record in evaluations)
@@ -123,6 +135,11 @@ def _draw_evaluations(
     _label_ends(axes, ends)
 
 
+def _color_of(index: int) -> str:
+    """Return the colour of the raw weights (0) or of the index-th average."""
+    return "0.4" if index == 0 else _COLORS[(index - 1) % len(_COLORS)]
+
+
 def _mark(axes: Any, x: float, top1: float) -> None:
     """Mark the best point."""
     axes.plot([x], [100 * top1], "*", color="black", markersize=13, zorder=9)
@@ -130,8 +147,8 @@ def _mark(axes: Any, x: float, top1: float) -> None:
 
 def _draw_levels(axes: Any, levels: Mapping[str, float]) -> None:
     ends = {}
-    for index, (name, top1) in enumerate(levels.items(), start=1):
-        ends[name] = (100 * top1, "0.4" if name == "raw" else f"C{index}")
+    for index, (name, top1) in enumerate(levels.items()):
+        ends[name] = (100 * top1, _color_of(index))
         axes.axhline(100 * top1, color=ends[name][1], linestyle="--", linewidth=1)
     _label_ends(axes, ends)
 

@@ -43,11 +43,19 @@ def posthoc_arguments(argv: Sequence[str]) -> argparse.Namespace:
         "--verify", metavar="NAME", help="make a tracked average from the others, and compare"
     )
     parser.add_argument("--step", type=int, metavar="N", help="as of this step; default: the last")
-    parser.add_argument("--leave_out", metavar="NAME", help="do without this average's snapshots")
+    parser.add_argument(
+        "--leave_out",
+        metavar="NAME",
+        action="append",
+        default=[],
+        help="do without this average's snapshots; may be repeated",
+    )
     _add_output(parser)
     arguments = parser.parse_args(argv)
     if arguments.verify is not None and arguments.output is not None:
         raise ConfigError("--verify writes nothing, so --output has no meaning with it")
+    if arguments.overwrite and arguments.output is None:
+        raise ConfigError("--overwrite is about the file of --output; name one")
     return arguments
 
 
@@ -95,7 +103,7 @@ def posthoc(argv: Sequence[str]) -> int:
     place = builder.select_place(config)
     weights = config.weights if config.weights is not None else builder.run_folder(config)
     checkpoint = find_checkpoint(Path(weights or "''"))
-    left_out = [name for name in (arguments.verify, arguments.leave_out) if name is not None]
+    left_out = [*arguments.leave_out, *([arguments.verify] if arguments.verify else [])]
     run, manifest = checkpoint.path.parent, checkpoint.manifest
     snapshots = SnapshotSet(run, manifest, arguments.step, left_out)
     note = builder.note_on_run(manifest)
@@ -125,9 +133,8 @@ def _write_best(
 ) -> list[Path]:
     """Write the best weights, a record of all, and of several a picture; return the files."""
     best = max(tries, key=lambda trial: trial.evaluation.rank)
-    tail = f"_step_{snapshots.step:09d}"
-    if arguments.leave_out:
-        tail += f"_without_{arguments.leave_out}"
+    without = [f"_without_{name}" for name in arguments.leave_out]
+    tail = f"_step_{snapshots.step:09d}{''.join(without)}"
     folder, is_sweep = checkpoint.path.parent / "posthoc", len(tries) > 1
     output = arguments.output or folder / f"{best.target.file_stem}{tail}.pdparams"
     report = folder / f"sweep{tail}" if is_sweep and not arguments.output else output
@@ -152,7 +159,9 @@ def soup(argv: Sequence[str]) -> int:
     """Make the mean of weight files, of all or of those that help, and write it."""
     arguments = soup_arguments(argv)
     output = arguments.output or Path("soup.pdparams")
-    _require_free(output, arguments.overwrite, (".pdparams",))
+    if output.resolve() in {Path(file).resolve() for file in arguments.files}:
+        raise ConfigError(f"{output} goes into the soup; name another --output")
+    _require_free(output, arguments.overwrite, (".pdparams", ".json"))
     from ppema.checkpoint import replace_weight_file
     from ppema.engine.soup import cook_uniformly, has_batch_norm, read_ingredients
 
@@ -160,7 +169,8 @@ def soup(argv: Sequence[str]) -> int:
     if arguments.config is not None:
         return _soup_with_config(arguments, states, output)
     replace_weight_file(output, cook_uniformly(states))
-    print(f"uniform soup of {len(states)}\nwritten: {output}")
+    record = _write_json({"ingredients": list(states)}, _beside(output, ".json"))
+    print(f"uniform soup of {len(states)}\nwritten: {output}, {record}")
     if has_batch_norm(states):
         logger.warning(
             "the BatchNorm statistics are means too; with -c they are computed for the soup"
@@ -180,14 +190,16 @@ def _soup_with_config(arguments: argparse.Namespace, states: Any, output: Path) 
         batches = config.recompute_batches
         print(f"BatchNorm statistics are computed anew for each on {batches} training batches")
     if arguments.greedy:
-        state = cook_greedily(states, candidates, print)
+        state, ingredients = cook_greedily(states, candidates, print)
     else:
-        state = cook_uniformly(states)
+        state, ingredients = cook_uniformly(states), list(states)
         for name, ingredient in states.items():
             print(f"{name}: {candidates.evaluate(ingredient, name)}")
     evaluation = candidates.evaluate(state, "the soup")
     candidates.save(output)
-    print(f"soup: {evaluation}\nwritten: {output}")
+    facts = {"ingredients": ingredients, "data": candidates.source, **evaluation.as_dict()}
+    record = _write_json(facts, _beside(output, ".json"))
+    print(f"soup: {evaluation}\nwritten: {output}, {record}")
     return 0
 
 
@@ -204,6 +216,9 @@ def _require_free(output: Optional[Path], overwrite: bool, kinds: Sequence[str])
         return
     if output.is_dir() or not output.name:
         raise ConfigError(f"--output {output}: is a directory; a file is needed")
+    folder = output.absolute().parent
+    if (folder / "manifest.json").exists() or folder.name == "snapshots":
+        raise ConfigError(f"{output} is a file of a run, or lies among them; name another --output")
     for kind in kinds:
         there = output if kind == ".pdparams" else _beside(output, kind)
         if there.exists() and not overwrite:

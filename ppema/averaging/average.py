@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Dict, Iterable, Iterator, Mapping, Optional, S
 
 import paddle
 
-from .batch_norm import update_bn
+from .batch_norm import compute_statistics
 from .decay import ArgumentError
 from .diagnostics import Diagnostics, Movement
 from .fit import describe_misfit, require_tensors
@@ -157,7 +157,7 @@ class WeightAverage:
         self._store.check_model()
         self._store.swap_in()
         try:
-            update_bn(loader, self.model)
+            compute_statistics(loader, self.model)
             statistics = self._store.live_statistics()
         finally:
             self._store.swap_out()

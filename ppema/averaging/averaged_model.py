@@ -9,8 +9,9 @@ import paddle
 
 from .batch_norm import batch_norm_statistics
 from .decay import resolve_decay
+from .finite import first_non_finite
 from .fit import describe_misfit
-from .place import parse_place
+from .place import at_place, parse_place
 from .swap import is_any_exchanged
 
 AverageFunction = Callable[[Any, Any, int], Any]
@@ -68,6 +69,7 @@ class AveragedModel(paddle.nn.Layer):
         """Fold the model's current weights in; the first call copies them.
 
         Raises:
+            FloatingPointError: a weight is NaN or infinite; the average stays what it was.
             RuntimeError: an average is applied to the model at the moment.
             ValueError: the model's tensors are not those of the copy.
         """
@@ -80,6 +82,9 @@ class AveragedModel(paddle.nn.Layer):
         misfit = describe_misfit(_shapes(averaged), _shapes(current))
         if misfit:
             raise ValueError(f"the model is not the one that is averaged: {misfit}")
+        fault = first_non_finite(current.items())
+        if fault is not None:
+            raise FloatingPointError(f"{fault} holds NaN or Inf; the average stays what it was")
         statistics = batch_norm_statistics(model)
         parameters = {id(parameter) for parameter in model.parameters()}
         num_averaged = int(self.n_averaged)
@@ -88,7 +93,7 @@ class AveragedModel(paddle.nn.Layer):
                 live = current[name]
                 is_buffer = id(live) in statistics or id(live) not in parameters
                 is_moving = self._use_buffers if is_buffer else not live.stop_gradient
-                converted = live.detach().astype(average.dtype).to(average.place)
+                converted = at_place(live.detach().astype(average.dtype), average.place)
                 if num_averaged == 0 or not is_moving or not average.is_floating_point():
                     average.copy_(converted, True)
                 elif self._avg_fn is not None:

@@ -9,7 +9,8 @@ from typing import Any, Iterable, Iterator, Mapping, Optional
 import numpy as np
 import paddle
 
-from .place import parse_place
+from .place import at_place, parse_place
+from .swap import is_any_exchanged
 
 
 def batch_norm_layers(model: Any) -> list[Any]:
@@ -34,6 +35,8 @@ def batch_norm_statistics(model: Any) -> set[int]:
 def update_bn(loader: Iterable[Any], model: Any, device: Optional[str] = None) -> None:
     """Compute the BN statistics of a model anew, as the mean over the batches of one pass.
 
+    An average that is applied has a method of its own for this, `recompute_statistics`.
+
     Each batch counts the same, whatever its size, as in PyTorch. A layer that is called several
     times for a batch counts each call. Layers with `use_global_stats` keep what they have, and
     a model without BN is not run at all. Mode and momentum of every layer, buffers of the
@@ -48,10 +51,21 @@ def update_bn(loader: Iterable[Any], model: Any, device: Optional[str] = None) -
 
     Raises:
         ArgumentError: an unknown place.
-        ValueError: the loader yields nothing.
+        RuntimeError: an average is applied to the model; its statistics, or those of the live
+            model, would be lost.
+        ValueError: the loader yields nothing, or dicts of which the model takes no key.
     Source: https://pytorch.org/docs/stable/optim.html, torch.optim.swa_utils.update_bn.
     """
-    place = parse_place(device)
+    if is_any_exchanged(model.parameters()):
+        raise RuntimeError(
+            "an average is applied to the model; call restore() first, and then "
+            'recompute_statistics(loader) of an average with buffers="recompute"'
+        )
+    compute_statistics(loader, model, parse_place(device))
+
+
+def compute_statistics(loader: Iterable[Any], model: Any, place: Any = None) -> None:
+    """Do what `update_bn` does, also for a model that holds an average."""
     layers = [layer for layer in batch_norm_layers(model) if not layer._use_global_stats]
     if not layers:
         return
@@ -125,7 +139,17 @@ def _call(model: Any, batch: Any, place: Any) -> None:
         moved = {key: _to_tensor(value, place) for key, value in batch.items()}
         names = set(inspect.signature(model.forward).parameters)
         wanted = {key: value for key, value in moved.items() if key in names}
-        model(**wanted) if wanted else model(moved)
+        if wanted:
+            model(**wanted)
+            return
+        try:
+            model(moved)
+        # Whatever a forward raises that does not take the dict.
+        except Exception as error:
+            takes, has = ", ".join(sorted(names)), ", ".join(map(str, batch))
+            raise ValueError(
+                f"the model's forward takes {takes}, and a batch of the loader has {has}"
+            ) from error
         return
     first = batch[0] if isinstance(batch, (tuple, list)) else batch
     model(_to_tensor(first, place))
@@ -134,6 +158,4 @@ def _call(model: Any, batch: Any, place: Any) -> None:
 def _to_tensor(value: Any, place: Any) -> Any:
     if isinstance(value, np.ndarray):
         return paddle.to_tensor(value, place=place)
-    if place is not None and paddle.is_tensor(value):
-        return value.to(place)
-    return value
+    return at_place(value, place) if paddle.is_tensor(value) else value

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Callable, Literal, Optional
+from typing import Any, Callable, Literal, Optional
 
 DEFAULT_DECAY = 0.9998
 
@@ -57,7 +57,7 @@ def half_life_to_decay(half_life: float) -> float:
     return decay
 
 
-def resolve_decay(decay: Optional[float], half_life: Optional[float]) -> float:
+def resolve_decay(decay: Optional[float], half_life: Any) -> float:
     """Return the decay meant by `decay` or by `half_life`, DEFAULT_DECAY if by neither.
 
     Raises:

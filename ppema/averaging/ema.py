@@ -156,7 +156,7 @@ class ExponentialMovingAverage(ScheduledAverage):
     ) -> None:
         if schedule is None:
             schedule = "threshold" if thres_steps else "constant"
-        if half_life is not None:
+        if half_life is not None and decay is None:
             half_life = to_steps("half_life", half_life, run)
         limit = resolve_decay(decay, half_life)
         if decay_batch_size is not None:

@@ -10,6 +10,7 @@ from .average import Counters, WeightAverage
 from .decay import require_whole
 from .fit import describe_misfit, require_tensors
 from .horizon import Duration, RunLength, to_whole_steps
+from .place import at_place
 from .shadow import BufferPolicy, ShadowDtype
 
 
@@ -122,6 +123,6 @@ def _to_tensors(snapshot: Mapping[str, Any], shadow: Mapping[str, Any]) -> dict[
     return {
         name: paddle.to_tensor(tensor, place=shadow[name].place)
         if not paddle.is_tensor(tensor)
-        else tensor.to(shadow[name].place)
+        else at_place(tensor, shadow[name].place)
         for name, tensor in snapshot.items()
     }

@@ -9,6 +9,14 @@ import paddle
 from .decay import ArgumentError
 
 
+def at_place(tensor: Any, place: Any) -> Any:
+    """Return the tensor, or a copy of it where it lies elsewhere; None means where it is.
+
+    Paddle's own `to` makes Python show each warning once more, also where nothing moves.
+    """
+    return tensor if place is None or tensor.place == place else tensor.to(place)
+
+
 def parse_place(device: Optional[str]) -> Any:
     """Return Paddle's place for cpu, gpu or gpu:N; None for None.
 

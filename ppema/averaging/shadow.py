@@ -12,7 +12,7 @@ import paddle
 from .batch_norm import batch_norm_statistics
 from .decay import ArgumentError
 from .finite import first_non_finite
-from .place import parse_place
+from .place import at_place, parse_place
 from .swap import Exchange, alias_of, is_any_exchanged
 from .views import BLOCK, BlendViews, is_viewable
 
@@ -176,7 +176,7 @@ class ShadowStore:
         with paddle.no_grad():
             for shadow in self.shadows:
                 live = shadow.live
-                live.copy_(shadow.average.astype(live.dtype).to(live.place), True)
+                live.copy_(at_place(shadow.average.astype(live.dtype), live.place), True)
 
     def averages(self) -> dict[str, Any]:
         """Return the average of each tensor by its first name, without copying."""
@@ -200,7 +200,7 @@ class ShadowStore:
             for shadow in self.shadows:
                 average, live = averages[shadow.name], shadow.live
                 dtype = live.dtype if in_model_dtypes else average.dtype
-                copies[id(live)] = average.astype(dtype).to(live.place)
+                copies[id(live)] = at_place(average.astype(dtype), live.place)
                 if copies[id(live)].data_ptr() == average.data_ptr():
                     copies[id(live)] = average.detach().clone()
             state = self._model.state_dict()
@@ -268,7 +268,7 @@ class ShadowStore:
         live, average = shadow.live, shadow.average
         if average.dtype == live.dtype and average.place == live.place:
             return average
-        return average.astype(live.dtype).to(live.place)
+        return at_place(average.astype(live.dtype), live.place)
 
     def _moving(self) -> list[Shadow]:
         """Return what an update moves: all, or all but the BN statistics that are recomputed."""
@@ -284,7 +284,7 @@ class ShadowStore:
         """Return the live tensor in its shadow's dtype and place; itself where they agree."""
         dtype = live.dtype if _WIDTHS[live.dtype] > _WIDTHS[self._dtype] else self._dtype
         converted = live.detach() if live.dtype == dtype else live.detach().astype(dtype)
-        return converted if self._place is None else converted.to(self._place)
+        return at_place(converted, self._place)
 
     def _blend_one(self, shadow: Shadow, weight: float) -> None:
         average, live = shadow.average, shadow.live

@@ -121,9 +121,9 @@ def snapshot_interval(config: Config, run: RunLength) -> Optional[int]:
 def warn_of_long_windows(averages: Mapping[str, WeightAverage], num_steps: int) -> None:
     """Warn of each average that this run is too short for."""
     for name, average in averages.items():
-        if average.first_step > num_steps:
+        if average.first_step >= num_steps > 1:
             logger.warning(
-                "%s: begins at step %s of a run of %s, so it averages nothing",
+                "%s: begins at step %s of a run of %s, so it averages next to nothing",
                 name,
                 f"{average.first_step:,}",
                 f"{num_steps:,}",

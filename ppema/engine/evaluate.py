@@ -65,11 +65,16 @@ def choose(evaluations: Mapping[str, Evaluation], select: str) -> str:
     return best
 
 
+def mark_of(select: str) -> str:
+    """Return the word for the weights that `select` chooses."""
+    return "best" if select == "best" else "selected"
+
+
 def table(
     evaluations: Mapping[str, Evaluation], chosen: Optional[str] = None, select: str = "best"
 ) -> str:
     """Return the evaluations as lines of text, one a name, the chosen one marked."""
-    mark = "best" if select == "best" else "selected"
+    mark = mark_of(select)
     width = max(len(name) for name in evaluations)
     return "\n".join(
         f"{name:<{width}}  {evaluation}" + (f"  <- {mark}" if name == chosen else "")

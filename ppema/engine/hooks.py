@@ -11,7 +11,7 @@ from ..averaging import Diagnostics
 from ..checkpoint import BEST, FINAL, CheckpointStore
 from ..metrics import Evaluation
 from ..plots import plot_curves
-from .evaluate import choose, evaluate_all, table
+from .evaluate import choose, evaluate_all, mark_of, table
 from .progress import ProgressBar
 from .record import METRICS, Recorder, read_records
 from .run_state import checkpoint_files
@@ -77,7 +77,16 @@ class LogHook(Hook):
         logger.info(_training_line(trainer, totals, record, eta), extra={"is_step": True})
         if trainer.is_epoch_end:
             for name, diagnostics in found.items():
-                logger.info("%s: %s", name, _diagnostics_line(diagnostics))
+                first_step = trainer.averages[name].first_step
+                text = f"begins at step {first_step}: until then it is the weights of now"
+                if trainer.step >= first_step:
+                    text = _diagnostics_line(diagnostics)
+                logger.info("%s: %s", name, text)
+            if trainer.gate is not None and trainer.gate.num_left_out:
+                num_left_out = trainer.gate.num_left_out
+                logger.warning(
+                    "%d of %d steps are left out of the averages", num_left_out, trainer.step
+                )
 
 
 class EvaluateHook(Hook):
@@ -102,7 +111,7 @@ class EvaluateHook(Hook):
         is_enabled: bool = True,
     ) -> None:
         self._reader, self.recorder = reader, recorder
-        self._select, self._note, self._is_enabled = select, note, is_enabled
+        self.select, self._note, self._is_enabled = select, note, is_enabled
         self.evaluations: dict[str, Evaluation] = {}
         self.winner: Optional[str] = None
         self.best: dict[str, Any] = {}
@@ -116,7 +125,7 @@ class EvaluateHook(Hook):
         trainer.refresh_averages()
         evaluations = evaluate_all(trainer.model, trainer.averages, trainer.loss_fn, self._reader)
         self.evaluations = evaluations
-        self.winner = choose(evaluations, self._select)
+        self.winner = choose(evaluations, self.select)
         for name, evaluation in evaluations.items():
             self.recorder.write(
                 {
@@ -136,7 +145,7 @@ class EvaluateHook(Hook):
             trainer.epoch,
             trainer.step,
             self._note,
-            table(evaluations, self.winner, self._select),
+            table(evaluations, self.winner, self.select),
         )
 
     def state_dict(self) -> dict[str, Any]:
@@ -226,7 +235,8 @@ class CurvesHook(Hook):
         if trainer.is_run_end:
             records = list(read_records(self._folder / METRICS))
             path = self._folder / CURVES
-            plot_curves(records, self._title, path, self._evaluate.best or None)
+            word = mark_of(self._evaluate.select)
+            plot_curves(records, self._title, path, self._evaluate.best or None, word)
             logger.info("curves drawn in %s", path)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -12,6 +13,8 @@ from ..errors import CheckpointError, ConfigError
 from ..metrics import Evaluation
 from .candidates import Candidates
 from .snapshots import SNAPSHOTS, Snapshot
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -73,7 +76,7 @@ class SnapshotSet:
 
     Raises:
         ConfigError: no snapshots, or none as late as `step`.
-        CheckpointError: averages that did not begin together.
+        CheckpointError: averages that did not begin together, or all snapshots are damaged.
     """
 
     def __init__(
@@ -92,6 +95,7 @@ class SnapshotSet:
         if not self.snapshots:
             raise ConfigError(f"no snapshots are left without {_and(leave_out)}")
         self._folder = folder / SNAPSHOTS
+        self.snapshots = _whole(self.snapshots, self._folder)
         _require_common_start(self.snapshots)
         self.step = self.snapshots[-1].step if step is None else step
         self.time = _time_of(self.step, self.snapshots)
@@ -222,6 +226,22 @@ def read_list(manifest: Mapping[str, Any], folder: Path) -> list[Snapshot]:
     return [Snapshot(**entry) for entry in manifest["snapshots"]]
 
 
+def _whole(snapshots: Sequence[Snapshot], folder: Path) -> list[Snapshot]:
+    """Return those whose files are what the manifest lists; name the others in a warning."""
+    whole = [snapshot for snapshot in snapshots if snapshot.is_whole(folder / snapshot.file_name)]
+    for snapshot in snapshots:
+        if snapshot not in whole:
+            path = folder / snapshot.file_name
+            logger.warning(
+                "%s: %s; made without it",
+                path,
+                "checksum differs" if path.exists() else "is missing",
+            )
+    if not whole:
+        raise CheckpointError(f"{folder}: all {len(snapshots)} snapshots are damaged or missing")
+    return whole
+
+
 def _and(names: Sequence[str]) -> str:
     return ", ".join(names)
 
@@ -261,7 +281,7 @@ def _time_of(step: int, snapshots: Sequence[Snapshot]) -> int:
     if last.num_updates - first_update != last.step - first_step:
         raise ConfigError(
             f"--step {step}: steps were left out of the averages around it; take one with a "
-            f"snapshot, {first_step} or {last.step}"
+            f"snapshot, {f'{first_step} or ' if first_step else ''}{last.step}"
         )
     time = first_update + step - first_step
     if time < 1:

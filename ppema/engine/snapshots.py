@@ -70,7 +70,7 @@ class Snapshot:
 
 
 class SnapshotHook(Hook):
-    """Write each power-function EMA into the run's folder every so many steps, and at the end.
+    """Write each power-function EMA into the run's folder every so many steps and each epoch.
 
     A checkpoint lists the snapshots up to its step, so that a resumed run goes on with those and
     takes the later ones anew. Those of an earlier run are deleted only by `commit`.
@@ -105,7 +105,8 @@ class SnapshotHook(Hook):
 
     def after_step(self, trainer: Trainer) -> None:
         """Take a snapshot of each power-function EMA where one is due."""
-        if self._every is None or (trainer.step % self._every and not trainer.is_run_end):
+        # At the end of an epoch too: people ask for the averages as of a checkpoint.
+        if self._every is None or (trainer.step % self._every and not trainer.is_epoch_end):
             return
         for name, average in trainer.averages.items():
             if isinstance(average, PowerFunctionEMA) and average.profile_end > 0:

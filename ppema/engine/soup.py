@@ -62,8 +62,8 @@ def _require_finite(state: Mapping[str, Any], file: str) -> None:
 
 def cook_greedily(
     states: States, candidates: Candidates, report: Callable[[str], None]
-) -> dict[str, Any]:
-    """Return the mean of those that help, added best first; say what was tried.
+) -> tuple[dict[str, Any], list[str]]:
+    """Return the mean of those that help, added best first, and which; say what was tried.
 
     Raises:
         CheckpointError: one does not fit the first, or the model.
@@ -80,4 +80,4 @@ def cook_greedily(
     soup = greedy_soup(states, {name: e.rank for name, e in alone.items()}, score)
     for name in soup.ingredients:
         report(f"in the soup: {name}")
-    return soup.state
+    return soup.state, soup.ingredients

@@ -20,6 +20,9 @@ from ..metrics import num_correct
 
 logger = logging.getLogger(__name__)
 
+# So many steps that the gate leaves out get a line each; then each hundredth.
+_LEFT_OUT_SHOWN = 10
+
 NonFinitePolicy = Literal["error", "skip"]
 AmpLevel = Literal["off", "O1", "O2"]
 
@@ -242,7 +245,10 @@ class Trainer:
             return True
         loss = sum(count * float(loss) for count, loss, _ in figures)
         is_admitted = self.gate.admits(loss / sum(count for count, *_ in figures))
-        if not is_admitted:
+        # A limit that is too low must not fill the log.
+        if not is_admitted and (
+            self.gate.num_left_out <= _LEFT_OUT_SHOWN or self.gate.num_left_out % 100 == 0
+        ):
             logger.warning(
                 "step %d: %s; left out of the averages (%d so far)",
                 self.step + 1,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 import paddle
 import pytest
@@ -189,3 +191,29 @@ def test_weights_that_are_an_average_for_the_moment_are_refused():
     with ema.average_parameters(), pytest.raises(RuntimeError, match="an average is applied"):
         averaged.update_parameters(model)
     averaged.update_parameters(model)
+
+
+@pytest.mark.parametrize("make", [AveragedModel, lambda m: ExponentialMovingAverageModel(m, 0.9)])
+def test_weights_that_are_not_finite_are_never_averaged(make):
+    model = paddle.nn.Linear(2, 2)
+    averaged = make(model)
+    averaged.update_parameters(model)
+    before = averaged.module.weight.numpy().copy()
+    model.weight.set_value(paddle.to_tensor([[1.0, float("nan")], [0.0, 0.0]]))
+    with pytest.raises(FloatingPointError, match="weight holds NaN or Inf"):
+        averaged.update_parameters(model)
+    assert (averaged.module.weight.numpy() == before).all()
+    assert int(averaged.n_averaged) == 1
+
+
+def test_updating_does_not_make_python_repeat_its_warnings(monkeypatch):
+    # Leaving catch_warnings makes Python forget which warnings it has shown.
+    model = paddle.nn.Linear(2, 2)
+    averaged = AveragedModel(model)
+    entered = []
+    real = warnings.catch_warnings.__enter__
+    monkeypatch.setattr(
+        warnings.catch_warnings, "__enter__", lambda self: entered.append(self) or real(self)
+    )
+    averaged.update_parameters(model)
+    assert entered == []

@@ -7,7 +7,7 @@ import paddle
 import pytest
 from networks import TinyBN
 
-from ppema import ArgumentError, update_bn
+from ppema import ArgumentError, ExponentialMovingAverage, update_bn
 
 
 def make_batches(sizes=(8, 8, 3)):
@@ -159,3 +159,19 @@ def test_batches_are_moved_to_the_device_named():
     assert model.bn._mean.numpy().any()
     with pytest.raises(ArgumentError, match="device must be"):
         update_bn(make_batches(), model, device="moon")
+
+
+def test_it_is_refused_while_an_average_is_applied():
+    model = TinyBN()
+    for buffers in ("average", "copy", "recompute"):
+        ema = ExponentialMovingAverage(model, buffers=buffers)
+        before = model.bn._mean.numpy().copy()
+        with ema.average_parameters(), pytest.raises(RuntimeError, match="an average is applied"):
+            update_bn([paddle.randn([4, 1, 28, 28])], model)
+        assert (model.bn._mean.numpy() == before).all()
+
+
+def test_dicts_of_which_the_model_takes_no_key_get_one_line():
+    batch = {"x_of_mine": paddle.randn([4, 1, 28, 28]), "label": paddle.zeros([4])}
+    with pytest.raises(ValueError, match=r"forward takes x, and a batch .* has x_of_mine, label"):
+        update_bn([batch], TinyBN())

@@ -58,7 +58,7 @@ CONFIGS = [
     (
         EMA % "decay: 0.9, half_life: 10",
         "lenet.yml:3: Averages.ema.half_life must be left out where decay is given "
-        "(decay: null drops a decay), got 10.0",
+        "(decay: null drops a decay), got 10",
     ),
     (
         EMA % "half_life: 2 years",

@@ -116,13 +116,16 @@ def test_non_finite_and_max_skips(run_tool, config, tmp_path, monkeypatch):
 def test_max_loss_and_max_loss_ratio_leave_steps_out_of_the_averages(train):
     shut = train("max_loss=1e-6", "log_iter=29")
     assert "loss 2.3" in shut.out
-    assert "left out of the averages (29 so far)" in shut.out
+    assert shut.out.count("left out of the averages (") == 10
+    assert "29 of 29 steps are left out of the averages" in shut.out
     assert "initial weights 100.0 %" in shut.out
     record = json.loads((FOLDER / "metrics.jsonl").read_text().splitlines()[-1])
     assert (record["left_out"], record["never_moved"]["ema"]) == (29, 1.0)
     # The loss falls from step to step, so a ratio just above 1 still leaves out a few.
     some = train("max_loss_ratio=1.001", "LearningRate.base_lr=0.1")
-    assert 0 < some.out.count("left out of the averages") < 29
+    record = json.loads((FOLDER / "metrics.jsonl").read_text().splitlines()[-1])
+    assert 0 < record["left_out"] < 29
+    assert f"{record['left_out']} of 29 steps are left out of the averages" in some.out
 
 
 CHAIN = (
@@ -193,12 +196,14 @@ def test_an_average_that_begins_after_the_run_is_warned_about(train):
         "Averages.swa={name: StochasticWeightAverage, start: 30}",
         "Averages.latest={name: LatestWeightAverage, every: 30}",
         "Averages.late={name: ExponentialMovingAverage, start: 200 %}",
-        "Averages.last={name: StochasticWeightAverage, start: 29}",
+        "Averages.last={name: StochasticWeightAverage, start: 100 %}",
+        "Averages.fine={name: StochasticWeightAverage, start: 28}",
     )
     found = train(*averages).out
-    for name, step in (("swa", 30), ("latest", 30), ("late", 58)):
-        assert f"{name}: begins at step {step} of a run of 29, so it averages nothing" in found
-    assert found.count("averages nothing") == 3
+    for name, step in (("swa", 30), ("latest", 30), ("late", 58), ("last", 29)):
+        assert f"{name}: begins at step {step} of a run of 29, so it averages next to" in found
+    assert found.count("averages next to nothing") == 4
+    assert "late: begins at step 58: until then it is the weights of now" in found
 
 
 def test_runs_that_share_a_vdl_folder_leave_each_other_s_records(run_tool, config):
