@@ -481,7 +481,7 @@ def test_swalr_of_the_page_anneals_as_torch_does():
         done = min(1.0, max(0.0, (epoch - 14) / 5))
         alpha = (1 - math.cos(math.pi * done)) / 2
         schedule.step(epoch)
-        assert schedule.get_lr() == pytest.approx(0.05 * alpha + 0.1 * (1 - alpha))
+        assert schedule.get_lr() == pytest.approx(0.005 * alpha + 0.01 * (1 - alpha))
     assert int(names["averaged"].n_averaged) == 5
 
 

@@ -156,9 +156,8 @@ class ExponentialMovingAverage(ScheduledAverage):
     ) -> None:
         if schedule is None:
             schedule = "threshold" if thres_steps else "constant"
-        if half_life is not None and decay is None:
-            half_life = to_steps("half_life", half_life, run)
-        limit = resolve_decay(decay, half_life)
+        steps = None if half_life is None else to_steps("half_life", half_life, run)
+        limit = resolve_decay(decay, steps if decay is None else half_life)
         if decay_batch_size is not None:
             limit **= _batch_ratio(decay, decay_batch_size, run)
         super().__init__(

@@ -37,7 +37,8 @@ def test_a_run_s_folder_holds_what_the_design_says(trained):
     names = {path.name for path in FOLDER.iterdir()}
     steps = sorted(name for name in names if name.startswith("step_"))
     assert names - set(steps) == {
-        *("config.yml", "train.log", "metrics.jsonl", "vdl", "best_model", "model_final", ".lock")
+        *("config.yml", "train.log", "metrics.jsonl", "vdl", "curves.png", ".lock"),
+        *("best_model", "model_final"),
     }
     assert {path.name for path in (FOLDER / steps[-1]).iterdir()} == {
         *("model.pdparams", "ema.pdparams", "optimizer.pdopt", "state.pdstates", "manifest.json")
