@@ -145,6 +145,23 @@ def test_pooling_takes_an_image_that_is_not_contiguous():
     assert found[0] == found[1]
 
 
+@pytest.mark.parametrize(
+    ("shape", "dtype"),
+    [([1, 4, 4], "float32"), ([0, 1, 4, 4], "float32"), ([1, 1, 4, 4], "float16")],
+)
+def test_pooling_of_odd_inputs_ends_as_paddle_s_own_does(shape, dtype):
+    found = []
+    for is_fast in (True, False):
+        layer, x = nn.MaxPool2D(2), paddle.ones(shape).astype(dtype)
+        x.stop_gradient = False
+        with FastLayers(layer, is_fast).in_use():
+            try:
+                found.append(bits(layer(x)))
+            except (ValueError, RuntimeError) as error:
+                found.append([type(error), str(error).splitlines()[-1]])
+    assert found[0] == found[1]
+
+
 def test_pooling_keeps_the_mask_where_there_is_a_gradient_and_only_there(monkeypatch):
     taken = []
     paddle_s_own = nn.functional.max_pool2d
