@@ -29,15 +29,17 @@ def make_candidates(config: Config, start: Optional[Checkpoint] = None) -> Candi
     manifest: Mapping[str, Any] = start.manifest if start is not None else {}
     if not batch_norm_layers(model):
         dataset = load_eval_data(config, manifest)
-        return Candidates(model, loss_fn, make_eval_reader(config, dataset), lambda: ())
+        reader = make_eval_reader(config, dataset)
+        return Candidates(model, loss_fn, reader, lambda: (), config.fast_cpu)
     data = load_data(config, start)
-    reader = make_train_reader(config, data.train)
+    train_reader = make_train_reader(config, data.train)
     epoch = int(manifest.get("epoch", 1))
     return Candidates(
         model,
         loss_fn,
         make_eval_reader(config, data.eval),
-        lambda: itertools.islice(reader.batches(epoch), config.recompute_batches),
+        lambda: itertools.islice(train_reader.batches(epoch), config.recompute_batches),
+        config.fast_cpu,
     )
 
 
