@@ -109,7 +109,8 @@ def _convolve(layer: Any, *args: Any, **kwargs: Any) -> Any:
     if not paddle.in_dynamic_mode():
         return nn.Conv2D.forward(layer, *args, **kwargs)
     output = nn.Conv2D.forward(_WithoutBias(layer), *args, **kwargs)
-    return output + layer.bias.reshape([-1, 1, 1])
+    # In place, as no backward pass reads a convolution's output; a large batch saves its memory.
+    return output.add_(layer.bias.reshape([-1, 1, 1]))
 
 
 def _pool(layer: Any, x: Any) -> Any:
