@@ -13,6 +13,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "ppema"
 ALLOWED = {
     "averaging": set(),
     "errors": set(),
+    "fast_cpu": set(),
     "models": set(),
     "optim": {"averaging"},
     "metrics": set(),
@@ -21,7 +22,7 @@ ALLOWED = {
     "config": {"errors"},
     "data": {"errors"},
     "checkpoint": {"errors", "averaging"},
-    "engine": {"errors", "averaging", "checkpoint", "metrics", "plots"},
+    "engine": {"errors", "averaging", "checkpoint", "fast_cpu", "metrics", "plots"},
     "hapi": {"errors", "averaging", "checkpoint"},
     "builder": {
         *("errors", "averaging", "checkpoint", "config", "data", "engine", "models", "optim"),

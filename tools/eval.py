@@ -22,6 +22,7 @@ def main(argv: Sequence[str]) -> int:
     from ppema import builder
     from ppema.engine.evaluate import evaluate, table
     from ppema.engine.weights import find_weights
+    from ppema.fast_cpu import FastLayers
 
     config = builder.read_config(arguments.config, arguments.opt)
     place = builder.select_place(config)
@@ -29,12 +30,14 @@ def main(argv: Sequence[str]) -> int:
     dataset = builder.load_eval_data(config, weights.manifest)
     model, loss_fn = builder.make_model(config), builder.make_loss(config)
     reader = builder.make_eval_reader(config, dataset)
+    fast_layers = FastLayers(model, config.fast_cpu)
     print(f"weights: {weights.described}")
     print(f"data: {dataset.source}; place: {place}{builder.note_on(dataset)}")
     evaluations = {}
     for name in weights.names:
         weights.load(name, model)
-        evaluations[name] = evaluate(model, loss_fn, reader)
+        with fast_layers.in_use():
+            evaluations[name] = evaluate(model, loss_fn, reader)
     print(table(evaluations, weights.winner, config.select))
     return 0
 

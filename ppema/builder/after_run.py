@@ -30,16 +30,18 @@ def make_candidates(config: Config, start: Optional[Checkpoint] = None) -> Candi
     if not batch_norm_layers(model):
         dataset = load_eval_data(config, manifest)
         reader = make_eval_reader(config, dataset)
-        return Candidates(model, loss_fn, reader, lambda: (), dataset.source + note_on(dataset))
+        source = dataset.source + note_on(dataset)
+        return Candidates(model, loss_fn, reader, lambda: (), source, config.fast_cpu)
     data = load_data(config, start)
-    reader = make_train_reader(config, data.train)
+    train_reader = make_train_reader(config, data.train)
     epoch = int(manifest.get("epoch", 1))
     return Candidates(
         model,
         loss_fn,
         make_eval_reader(config, data.eval),
-        lambda: itertools.islice(reader.batches(epoch), config.recompute_batches),
+        lambda: itertools.islice(train_reader.batches(epoch), config.recompute_batches),
         data.eval.source + note_on(data.eval),
+        config.fast_cpu,
     )
 
 

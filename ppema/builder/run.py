@@ -77,6 +77,7 @@ def make_trainer(
         recompute_batches=config.recompute_batches,
         switch=config.switch,
         gate=make_gate(config),
+        fast_cpu=config.fast_cpu,
     )
     trainer.hooks = _make_hooks(config, data, store, bar, with_evaluation, signals, run)
     return trainer
@@ -133,6 +134,12 @@ def describe_run(
         config.Optimizer.name,
         ", ".join(f"{name} ({n.name})" for name, n in config.Averages.items()) or "none",
     )
+    if place == "cpu":
+        logger.info(
+            "fast_cpu: %s; %d layers take their fast form, to the same bits",
+            str(config.fast_cpu).lower(),
+            len(trainer.fast_layers),
+        )
     warn_of_long_windows(trainer.averages, num_steps)
     if start is None:
         logger.info("starting: %d epochs, %s steps", config.epoch, f"{num_steps:,}")

@@ -79,6 +79,7 @@ class Keys:
         "between snapshots of each PowerFunctionEMA: steps, or such as 2 %", None
     )
     use_gpu: Union[bool, Literal["auto"]] = key("auto: where CUDA is built in and visible", "auto")
+    fast_cpu: bool = key("on a CPU, faster forms of convolution and pooling; the same bits", True)
     seed: int = key("of weights, order and dropout", 0, at_least=0, at_most=2**32 - 1)
     accumulate_steps: int = key("batches whose gradients make one step", 1, at_least=1)
     amp: Literal["off", "O1", "O2"] = key("mixed precision, on a GPU", "off")

@@ -123,7 +123,9 @@ class EvaluateHook(Hook):
         if not (self._is_enabled and trainer.is_epoch_end):
             return
         trainer.refresh_averages()
-        evaluations = evaluate_all(trainer.model, trainer.averages, trainer.loss_fn, self._reader)
+        model, averages, loss_fn = trainer.model, trainer.averages, trainer.loss_fn
+        with trainer.fast_layers.in_use():
+            evaluations = evaluate_all(model, averages, loss_fn, self._reader)
         self.evaluations = evaluations
         self.winner = choose(evaluations, self.select)
         for name, evaluation in evaluations.items():

@@ -9,8 +9,12 @@ from paddle.vision.models import LeNet
 from trainers import DropoutNet, all_bits, bits, make_reader, make_trainer
 
 from ppema import ExponentialMovingAverage, update_bn
+from ppema.engine.candidates import Candidates
+from ppema.engine.hooks import EvaluateHook
+from ppema.engine.record import Recorder
 from ppema.engine.trainer import Hook
 from ppema.errors import NonFiniteError
+from ppema.models import LeNetBN
 
 
 def test_a_run_equals_a_plain_loop_bit_for_bit():
@@ -252,3 +256,59 @@ def test_averages_look_for_nan_themselves_again_after_the_run():
 def test_an_average_to_switch_to_must_be_there():
     with pytest.raises(ValueError, match=r"switch must be one of ema, wide, .*, got 'nope'"):
         make_trainer(make_reader(), switch="nope")
+
+
+class WatchedLeNet(LeNet):
+    """Note at each call the mode, and whether the first layer has its fast form."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+
+    def forward(self, image):
+        self.seen.append((self.training, "forward" in vars(self.features[0])))
+        return super().forward(image)
+
+
+class WatchedBN(LeNetBN):
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+
+    def forward(self, image):
+        self.seen.append("forward" in vars(self.features[3]))
+        return super().forward(image)
+
+
+@pytest.mark.parametrize("fast_cpu", [True, False])
+def test_fast_layers_are_in_use_in_training_and_evaluation_and_nowhere_else(fast_cpu, tmp_path):
+    reader = make_reader()
+    evaluation = EvaluateHook(reader, Recorder(tmp_path, None), "raw")
+    at_rest = []
+
+    class Look(Hook):
+        def after_step(self, trainer):
+            at_rest.append("forward" in vars(trainer.model.features[0]))
+
+    trainer = make_trainer(reader, [Look(), evaluation], 1, network=WatchedLeNet, fast_cpu=fast_cpu)
+    trainer.train()
+    assert set(trainer.model.seen) == {(True, fast_cpu), (False, fast_cpu)}
+    assert at_rest == [False] * 5
+
+
+@pytest.mark.parametrize("fast_cpu", [True, False])
+def test_fast_layers_are_in_use_where_statistics_are_computed_anew(fast_cpu):
+    trainer = make_trainer(make_reader(), network=WatchedBN, fast_cpu=fast_cpu)
+    trainer.run_step(list(make_reader().batches(1))[:1])
+    trainer.model.seen.clear()
+    trainer.refresh_averages()
+    assert trainer.model.seen == [fast_cpu] * 2
+
+
+@pytest.mark.parametrize("fast_cpu", [True, False])
+def test_fast_layers_are_in_use_where_candidates_are_evaluated(fast_cpu):
+    model, reader = WatchedBN(), make_reader()
+    loss_fn = paddle.nn.CrossEntropyLoss()
+    candidates = Candidates(model, loss_fn, reader, lambda: reader.batches(1), "images", fast_cpu)
+    candidates.evaluate(model.state_dict(), "the test")
+    assert model.seen == [fast_cpu] * 10

@@ -59,6 +59,42 @@ def test_seed_shuffle_and_accumulation_change_the_weights_and_the_same_keys_do_n
     assert final_weights() == found["seed=0"][0]
 
 
+FORM_SPY = """
+from paddle.vision.models import LeNet
+
+class Net(LeNet):
+    forms = set()
+    def forward(self, x):
+        Net.forms.add("forward" in vars(self.features[0]))
+        return super().forward(x)
+"""
+
+
+def test_fast_cpu_changes_the_forms_of_layers_and_no_bit(
+    train, run_tool, config, tmp_path, monkeypatch
+):
+    monkeypatch.syspath_prepend(str(tmp_path))
+    found, lines = {}, {}
+    for value in ("true", "false"):
+        (tmp_path / f"form_spy_{value}.py").write_text(FORM_SPY)
+        keys = (f"fast_cpu={value}", f"Model.name=form_spy_{value}.Net", "log_iter=1")
+        trained = train(*keys, flags=("--overwrite", "--eval"))
+        forms = sys.modules[f"form_spy_{value}"].Net.forms
+        assert (True in forms) is (value == "true")
+        forms.clear()
+        evaluated = run_tool("eval", "-c", config("lenet_digits"), "-o", *keys)
+        assert evaluated.code == 0, evaluated.err
+        assert forms == {value == "true"}
+        records = [json.loads(line) for line in (FOLDER / "metrics.jsonl").read_text().splitlines()]
+        figures = [(r["step"], r["loss"], r.get("average"), r.get("top1")) for r in records]
+        assert len(figures) == 31
+        (lines[value],) = [line for line in trained.out.splitlines() if "fast_cpu: " in line]
+        found[value] = (final_weights(), figures, evaluated.out)
+    assert found["true"] == found["false"]
+    assert lines["true"].endswith("fast_cpu: true; 4 layers take their fast form, to the same bits")
+    assert "fast_cpu: false; 0 layers" in lines["false"]
+
+
 def test_log_iter_snapshot_iter_and_keep_checkpoint_max(train):
     train("log_iter=7", "snapshot_iter=5", "keep_checkpoint_max=2")
     records = [json.loads(line) for line in (FOLDER / "metrics.jsonl").read_text().splitlines()]
