@@ -74,14 +74,14 @@ class LatestWeightAverage(WeightAverage):
             return 1.0 - 1.0 / min(len(self._snapshots) + 1, self._k)
         return 1.0 if self._snapshots else 0.0
 
-    def _fold(self, kept: float) -> None:
+    def _fold(self, kept: float) -> float:
         if self.num_updates % self._every:
-            super()._fold(kept)
-            return
+            return super()._fold(kept)
         self._snapshots = [*self._snapshots, self._store.live_copies()][-self._k :]
         self._store.set_mean(self._snapshots)
         self._counters["initial_share"] = 0.0
         self._counters["share_squares"] = 1.0 / len(self._snapshots)
+        return 0.0
 
     def state_dict(self) -> dict[str, Any]:
         """Return all that an exact continuation needs, the snapshots too, oldest first."""

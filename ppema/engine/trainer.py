@@ -12,7 +12,7 @@ from typing import Any, Callable, Iterator, Literal, Mapping, Optional, Sequence
 
 import paddle
 
-from ..averaging import LossGate, WeightAverage
+from ..averaging import LossGate, WeightAverage, update_all
 from ..averaging.batch_norm import batch_norm_statistics
 from ..averaging.finite import first_non_finite
 from ..errors import NonFiniteError
@@ -235,8 +235,7 @@ class Trainer:
                     self.gate.num_left_out,
                 )
                 return
-        for name, average in self.averages.items():
-            self.decays[name] = average.update()
+        self.decays = dict(zip(self.averages, update_all(list(self.averages.values()))))
 
     def _copy_statistics(self) -> list[Any]:
         """Return copies of what a forward pass moves, where a step may be left out."""
