@@ -155,7 +155,8 @@ class _Group:
         compiled = kernels.compiled_kernels()
         if compiled is None:
             started = time.perf_counter()
-            self._blend_by_numpy(rounded)
+            # Scalars of both kinds, as comparing NumPy's is slow.
+            self._blend_by_numpy(list(zip(signed, rounded)))
             kernels.count_plain_time(time.perf_counter() - started)
             return
         kernels.in_two_threads(
@@ -174,17 +175,17 @@ class _Group:
         with np.errstate(over="ignore", invalid="ignore"):
             return all(is_finite_array(live) for _, live, _, _ in self._numpy_blocks())
 
-    def _blend_by_numpy(self, weights: Any) -> None:
+    def _blend_by_numpy(self, weights: Sequence[tuple[float, Any]]) -> None:
         copied = self._table[:, 3].tolist()
         with np.errstate(all="ignore"):
             for row, live, averages, scratch in self._numpy_blocks():
-                for average, weight in zip(averages, weights):
-                    if average is None or weight == 0:
+                for average, (weight, rounded) in zip(averages, weights):
+                    if average is None or not weight:
                         continue
-                    if copied[row] or weight < 0:
+                    if copied[row] or weight == _COPY:
                         np.copyto(average, live)
                     else:
-                        blend_block(live, average, weight, scratch)
+                        blend_block(live, average, rounded, scratch)
 
     def _numpy_blocks(self) -> list[tuple[int, Any, list[Any], Any]]:
         """Return, in blocks that the cache holds, views of each live tensor and its averages."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import numpy as np
 import paddle
 import pytest
@@ -45,6 +47,18 @@ def set_random(model, random, low=-3.0, high=3.0):
         parameter.set_value(np.asarray(values).astype(dtype))
 
 
+def moved(average, share_of_new):
+    """Return the bits that the definition gives, tensor by tensor."""
+    expected = {}
+    for shadow in average._store.shadows:
+        live, old = shadow.live.numpy(), shadow.average.numpy()
+        weight = old.dtype.type(share_of_new)
+        with np.errstate(all="ignore"):
+            new = old + weight * (live - old)
+        expected[shadow.name] = live if shadow.is_frozen or share_of_new == 1.0 else new
+    return {name: array.tobytes() for name, array in expected.items()}
+
+
 class Pair:
     """Two averages of one model, one moved by the compiled path and one by NumPy."""
 
@@ -58,9 +72,11 @@ class Pair:
         self._monkeypatch.setattr(kernels, "MIN_WEIGHTS_OF_TWO_THREADS", least)
         use_numba(self._monkeypatch)
         kept = fast.update()
+        # A frozen weight is copied by every update that folds the weights in.
+        expected = moved(slow, 1.0 - kept) if kept < 1.0 else bits(slow)
         use_numpy(self._monkeypatch)
         assert slow.update() == kept
-        assert bits(fast) == bits(slow)
+        assert bits(fast) == bits(slow) == expected
 
 
 @pytest.fixture(params=[1, 2])
@@ -182,6 +198,19 @@ def test_the_memory_that_the_table_points_to_stays_while_it_is_used(monkeypatch)
     address = model.weight_0.data_ptr()
     model.weight_0.data = paddle.ones([1000])
     assert address not in [paddle.zeros([1000]).data_ptr() for _ in range(50)]
+
+
+@pytest.mark.parametrize("use", [use_numpy, use_numba])
+def test_a_deep_copy_of_an_average_in_use_moves_the_copied_tensors(use, monkeypatch):
+    use(monkeypatch)
+    model = Sizes([[3]])
+    ema = ExponentialMovingAverage(model, 0.5, False)
+    model.weight_0.set_value(np.zeros(3, "float32"))
+    ema.update()
+    twin, before = copy.deepcopy(ema), bits(ema)
+    twin.model.weight_0.set_value(np.full(3, 8.0, "float32"))
+    twin.update()
+    assert bits(ema) == before != bits(twin)
 
 
 @pytest.mark.parametrize("use", [use_numpy, use_numba])
