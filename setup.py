@@ -20,7 +20,12 @@ setup(
     python_requires=">=3.9",
     install_requires=["paddlepaddle>=3.0", "numpy", "pyyaml", "visualdl", "matplotlib"],
     extras_require={
-        "test": ["pytest", "pytest-timeout", "jsonschema", "ruff", "mypy", "types-PyYAML"],
+        # Updates at the speed of memory; without it NumPy computes the same bits.
+        "fast": ["numba"],
+        "test": [
+            *("pytest", "pytest-timeout", "jsonschema", "ruff", "mypy", "types-PyYAML"),
+            "numba",
+        ],
     },
     classifiers=[
         "Programming Language :: Python :: 3.9",

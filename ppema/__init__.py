@@ -22,6 +22,7 @@ if TYPE_CHECKING:
         posthoc_coefficients,
         posthoc_residual,
         uniform_soup,
+        update_all,
         update_bn,
     )
 
@@ -45,6 +46,7 @@ __all__ = [
     "posthoc_coefficients",
     "posthoc_residual",
     "uniform_soup",
+    "update_all",
     "update_bn",
 ]
 

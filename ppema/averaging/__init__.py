@@ -1,6 +1,6 @@
 """Averages of a model's weights over training; needs paddle and numpy, nothing else of ppema."""
 
-from .average import WeightAverage
+from .average import WeightAverage, update_all
 from .averaged_model import AveragedModel, ExponentialMovingAverageModel
 from .batch_norm import update_bn
 from .decay import ArgumentError
@@ -50,5 +50,6 @@ __all__ = [
     "to_steps",
     "to_whole_steps",
     "uniform_soup",
+    "update_all",
     "update_bn",
 ]

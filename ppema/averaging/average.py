@@ -13,6 +13,7 @@ from .decay import ArgumentError
 from .diagnostics import Diagnostics, Movement
 from .fit import describe_misfit, require_tensors
 from .shadow import BufferPolicy, ShadowDtype, ShadowStore
+from .together import update_together
 
 Counters = Dict[str, Union[int, float]]
 
@@ -107,15 +108,7 @@ class WeightAverage:
             FloatingPointError: a weight is NaN or infinite; the average stays what it was. Not
                 where `checks_finite` is set to False by a caller that has looked itself.
         """
-        self._require_raw("update()")
-        fault = self._store.first_non_finite() if self.checks_finite else None
-        if fault is not None:
-            raise FloatingPointError(f"{fault} holds NaN or Inf; the average stays what it was")
-        kept = self._share_to_keep(self.num_updates)
-        self._counters["num_updates"] += 1
-        if kept < 1.0:
-            self._fold(kept)
-        return kept
+        return update_together([self])[0]
 
     @property
     def is_applied(self) -> bool:
@@ -315,12 +308,16 @@ class WeightAverage:
         """Return the share of the average that stays at call t of `update`; 1.0 changes nothing."""
         raise NotImplementedError
 
-    def _fold(self, kept: float) -> None:
-        """Move the average by an update that keeps this share of it, and count the shares."""
-        self._store.blend(1.0 - kept)
+    def _fold(self, kept: float) -> float:
+        """Count the shares of an update that keeps this share of the average.
+
+        Returns the weight by which the average has to move towards the live weights; 0.0 where
+        a subclass has moved it itself.
+        """
         self._counters["initial_share"] *= kept
         squares = self._counters["share_squares"]
         self._counters["share_squares"] = kept**2 * squares + (1.0 - kept) ** 2
+        return 1.0 - kept
 
     def _initial_counters(self) -> Counters:
         counters: Counters = {"num_updates": 0, "num_skipped": 0, **self._COUNTERS}
@@ -356,3 +353,21 @@ class WeightAverage:
             raise RuntimeError(
                 f"{call} needs the raw weights, but {which} is applied; call restore() first"
             )
+
+
+def update_all(averages: Sequence[WeightAverage]) -> list[float]:
+    """Update several averages of the same weights, which are read once for all of them.
+
+    Gives what `update` of one after the other gives, to the bit, and takes less time. A class
+    with an `update` of its own is asked by that.
+
+    Returns the share of the old average that each kept, in the order given.
+
+    Raises:
+        RuntimeError: an average is applied at the moment.
+        FloatingPointError: a weight is NaN or infinite; these averages all stay what they were.
+    """
+    # Asked of the object: a subclass may have replaced it, and so may the one object's owner.
+    joins = [getattr(a.update, "__func__", None) is WeightAverage.update for a in averages]
+    kept = iter(update_together([a for a, is_one in zip(averages, joins) if is_one]))
+    return [next(kept) if is_one else a.update() for a, is_one in zip(averages, joins)]

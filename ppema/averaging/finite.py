@@ -27,3 +27,17 @@ def first_non_finite(tensors: Iterable[tuple[str, Any]]) -> Optional[str]:
         if not np.isfinite(total):
             return name
     return None
+
+
+def is_finite(tensor: Any) -> bool:
+    """Tell whether a float tensor holds neither NaN nor Inf; its squares may overflow."""
+    if is_viewable(tensor):
+        with np.errstate(over="ignore", invalid="ignore"):
+            return is_finite_array(flat_view(tensor))
+    return bool(tensor.astype("float32").isfinite().all())
+
+
+def is_finite_array(array: Any) -> bool:
+    """Tell the same of a flat float array."""
+    # Most arrays need the one fast read; where a square overflows, each weight is looked at.
+    return bool(np.isfinite(np.dot(array, array)) or np.isfinite(array).all())

@@ -77,15 +77,15 @@ class LatestWeightAverage(WeightAverage):
             return 1.0 if self._snapshots else 0.0
         return 1.0 - 1.0 / min(len(self._snapshots) + 1, self._k)
 
-    def _fold(self, kept: float) -> None:
+    def _fold(self, kept: float) -> float:
         # A snapshot whose step was skipped is taken late; those after it stay where they were due.
         due = self.num_steps // self._every
         if due == self._counters["last_snapshot"]:
-            super()._fold(kept)
-            return
+            return super()._fold(kept)
         self._counters["last_snapshot"] = due
         self._snapshots = [*self._snapshots, self._store.live_copies()][-self._k :]
         self._take_mean()
+        return 0.0
 
     def _take_mean(self) -> None:
         self._store.set_mean(self._snapshots)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fnmatch
-from dataclasses import dataclass, field
 from typing import Any, Literal, Mapping, Optional, Sequence, get_args
 
 import numpy as np
@@ -11,10 +10,9 @@ import paddle
 
 from .batch_norm import batch_norm_statistics
 from .decay import ArgumentError
-from .finite import first_non_finite
+from .moving import MovingTensors, Shadow
 from .place import at_place, parse_place
 from .swap import Exchange, alias_of, is_any_exchanged
-from .views import BLOCK, BlendViews, is_viewable
 
 BufferPolicy = Literal["average", "copy", "recompute"]
 ShadowDtype = Literal["float32", "float64"]
@@ -26,22 +24,6 @@ _WIDTHS = {
     paddle.float32: 32,
     paddle.float64: 64,
 }
-
-
-@dataclass
-class Shadow:
-    """One averaged tensor: the live one, every name it has, and its average."""
-
-    names: list[str]
-    live: Any
-    average: Any
-    is_statistic: bool
-    views: Optional[BlendViews] = field(default=None, repr=False)
-
-    @property
-    def name(self) -> str:
-        """Return the name the tensor has first in the model's own order."""
-        return self.names[0]
 
 
 class ShadowStore:
@@ -75,13 +57,16 @@ class ShadowStore:
         self._dtype = getattr(paddle, shadow_dtype)
         self._place = parse_place(device)
         self._exchange: Optional[Exchange] = None
-        self._scratch: dict[Any, Any] = {}
+        # What moves the averages of this store alone, and together with so many others.
+        self._moving_tensors: dict[int, MovingTensors] = {}
         self.shadows = [
             Shadow(names, live, self._copy_of(live), is_statistic)
             for names, live, is_statistic in self._averaged_tensors()
         ]
         if not self.shadows:
             raise ValueError("nothing to average: the model has no floating-point weight selected")
+        # What an update moves: all, or all but the BN statistics that are recomputed.
+        self._moving = [s for s in self.shadows if buffers != "recompute" or not s.is_statistic]
 
     @property
     def is_swapped(self) -> bool:
@@ -93,19 +78,15 @@ class ShadowStore:
         """Tell whether this or another store has its averages in these very tensors."""
         return is_any_exchanged(shadow.live for shadow in self.shadows)
 
-    def blend(self, weight: float) -> None:
-        """Move every average towards its live tensor: ``average += weight * (live - average)``.
-
-        A parameter that is frozen at this moment is copied, as every weight is at `weight` 1.
-        `weight` is rounded once, to the shadow's dtype.
-        """
-        with paddle.no_grad():
-            for shadow in self._moving():
-                live = shadow.live
-                if weight == 1.0 or _is_frozen(shadow):
-                    shadow.average.copy_(self._as_shadow(live), True)
-                else:
-                    self._blend_one(shadow, weight)
+    def moving_tensors(self, others: Sequence[ShadowStore] = ()) -> MovingTensors:
+        """Return what moves the averages of this store and of `others`, as they lie just now."""
+        stores = [self, *others]
+        columns = [store._moving for store in stores]
+        moving = self._moving_tensors.get(len(stores))
+        if moving is None or not moving.is_current(columns):
+            moving = MovingTensors(columns)
+            self._moving_tensors[len(stores)] = moving
+        return moving
 
     def live_copies(self) -> dict[str, Any]:
         """Return copies of the live tensors by first name, in their shadows' dtypes and places."""
@@ -117,12 +98,12 @@ class ShadowStore:
         A parameter that is frozen at this moment is copied.
         """
         with paddle.no_grad():
-            for shadow in self._moving():
+            for shadow in self._moving:
                 mean = states[0][shadow.name].clone()
                 for count, state in enumerate(states[1:], start=2):
                     # A running mean: a sum of many would lose digits of a float32.
                     mean += (state[shadow.name] - mean) * (1.0 / count)
-                value = self._as_shadow(shadow.live) if _is_frozen(shadow) else mean
+                value = self._as_shadow(shadow.live) if shadow.is_frozen else mean
                 shadow.average.copy_(value, True)
 
     def live_statistics(self) -> dict[str, Any]:
@@ -140,14 +121,10 @@ class ShadowStore:
                 if shadow.name in statistics:
                     shadow.average.copy_(statistics[shadow.name], True)
 
-    def first_non_finite(self) -> Optional[str]:
-        """Return the name of a live tensor that holds NaN or Inf, None where all are finite."""
-        return first_non_finite((shadow.name, shadow.live) for shadow in self._moving())
-
     def moving_averages(self) -> dict[str, Any]:
         """Return the averages that updates move, by first name: not those of frozen weights."""
         averages = self.averages()
-        moving = [s for s in self._moving() if not _is_frozen(s) and s.live.size]
+        moving = [s for s in self._moving if not s.is_frozen and s.live.size]
         return {shadow.name: averages[shadow.name] for shadow in moving}
 
     def swap_in(self) -> None:
@@ -218,7 +195,7 @@ class ShadowStore:
 
     def copied_names(self) -> list[str]:
         """Return the names in the model's state whose tensors no update averages."""
-        averaged = {id(shadow.live) for shadow in self._moving()}
+        averaged = {id(shadow.live) for shadow in self._moving}
         state = self._model.state_dict()
         return [name for name, live in state.items() if id(live) not in averaged]
 
@@ -239,7 +216,7 @@ class ShadowStore:
         averages = self.averages()
         total = 0.0
         with paddle.no_grad():
-            for shadow in self._moving():
+            for shadow in self._moving:
                 difference = self._as_shadow(shadow.live) - averages[shadow.name]
                 total += float((difference.astype("float64") ** 2).sum())
         return float(np.sqrt(total))
@@ -270,12 +247,6 @@ class ShadowStore:
             return average
         return at_place(average.astype(live.dtype), live.place)
 
-    def _moving(self) -> list[Shadow]:
-        """Return what an update moves: all, or all but the BN statistics that are recomputed."""
-        if self._policy[0] != "recompute":
-            return self.shadows
-        return [shadow for shadow in self.shadows if not shadow.is_statistic]
-
     def _copy_of(self, live: Any) -> Any:
         with paddle.no_grad():
             return self._as_shadow(live).clone().contiguous()
@@ -285,31 +256,6 @@ class ShadowStore:
         dtype = live.dtype if _WIDTHS[live.dtype] > _WIDTHS[self._dtype] else self._dtype
         converted = live.detach() if live.dtype == dtype else live.detach().astype(dtype)
         return at_place(converted, self._place)
-
-    def _blend_one(self, shadow: Shadow, weight: float) -> None:
-        average, live = shadow.average, shadow.live
-        views = shadow.views
-        # Asked first because it is cheap: a small model spends its update in such questions.
-        if views is not None and views.are_of(live, average):
-            views.blend(weight)
-        elif not is_viewable(average):
-            average.add_((self._as_shadow(live) - average) * weight)
-        elif live.dtype == average.dtype and is_viewable(live):
-            shadow.views = BlendViews(live, average, self._scratch_for(average))
-            shadow.views.blend(weight)
-        else:
-            converted = self._as_shadow(live).contiguous()
-            BlendViews(converted, average, self._scratch_for(average)).blend(weight)
-
-    def _scratch_for(self, average: Any) -> Any:
-        if average.dtype not in self._scratch:
-            dtype = str(average.dtype).replace("paddle.", "")
-            self._scratch[average.dtype] = np.empty(BLOCK, dtype)
-        return self._scratch[average.dtype]
-
-
-def _is_frozen(shadow: Shadow) -> bool:
-    return bool(shadow.live.stop_gradient) and not shadow.is_statistic
 
 
 def _matching(

@@ -22,13 +22,18 @@ def is_viewable(tensor: Any) -> bool:
     return tensor.dtype in _NUMPY_DTYPES and tensor.place.is_cpu_place() and tensor.is_contiguous()
 
 
+def numpy_dtype(tensor: Any) -> Any:
+    """Return the NumPy dtype of a viewable tensor."""
+    return _NUMPY_DTYPES[tensor.dtype]
+
+
 def flat_view(tensor: Any) -> Any:
     """Return the memory of a viewable tensor as a flat, writable NumPy array.
 
     Built from the address, as NumPy before 2.0 makes DLPack views read-only. The caller keeps
     the tensor alive and compares `data_ptr()` before using a view again.
     """
-    dtype = _NUMPY_DTYPES[tensor.dtype]
+    dtype = numpy_dtype(tensor)
     num_bytes = int(tensor.size) * dtype.itemsize
     if num_bytes == 0:
         return np.empty(0, dtype)
@@ -36,36 +41,14 @@ def flat_view(tensor: Any) -> Any:
     return np.frombuffer(memoryview(memory), dtype)
 
 
-class BlendViews:
-    """Flat views of a live tensor and its average, cut into blocks, and the blend over them.
+def blend_block(live: Any, average: Any, weight: Any, scratch: Any) -> None:
+    """Compute ``average += weight * (live - average)`` for flat arrays of up to BLOCK weights.
 
     Args:
-        live: a viewable tensor.
-        average: a viewable tensor of the same dtype and shape.
-        scratch: a flat array of the same dtype, at least BLOCK long, written at each blend.
+        live, average: of one dtype and length.
+        weight: a scalar of that dtype.
+        scratch: of that dtype and length, written.
     """
-
-    def __init__(self, live: Any, average: Any, scratch: Any) -> None:
-        self._addresses = (live.data_ptr(), average.data_ptr())
-        self._round = scratch.dtype.type
-        live_view, average_view = flat_view(live), flat_view(average)
-        self._blocks = [
-            (
-                live_view[start : start + BLOCK],
-                average_view[start : start + BLOCK],
-                scratch[: min(BLOCK, len(average_view) - start)],
-            )
-            for start in range(0, len(average_view), BLOCK)
-        ]
-
-    def are_of(self, live: Any, average: Any) -> bool:
-        """Tell whether both tensors still lie where the views look."""
-        return bool(self._addresses == (live.data_ptr(), average.data_ptr()))
-
-    def blend(self, weight: float) -> None:
-        """Compute ``average += weight * (live - average)``, `weight` rounded to the dtype once."""
-        rounded = self._round(weight)
-        for live, average, difference in self._blocks:
-            np.subtract(live, average, out=difference)
-            np.multiply(difference, rounded, out=difference)
-            np.add(average, difference, out=average)
+    np.subtract(live, average, scratch)
+    np.multiply(scratch, weight, scratch)
+    np.add(average, scratch, average)

@@ -12,7 +12,7 @@ from typing import Any, Callable, Iterator, Literal, Mapping, Optional, Sequence
 
 import paddle
 
-from ..averaging import LossGate, WeightAverage
+from ..averaging import LossGate, WeightAverage, update_all
 from ..averaging.batch_norm import batch_norm_statistics
 from ..averaging.finite import first_non_finite
 from ..errors import NonFiniteError
@@ -238,12 +238,12 @@ class Trainer:
             yield group, True
 
     def _update_averages(self, is_admitted: bool) -> None:
-        for name, average in self.averages.items():
-            if is_admitted:
-                self.decays[name] = average.update()
-            else:
-                average.skip()
-                self.decays[name] = 1.0
+        if is_admitted:
+            self.decays = dict(zip(self.averages, update_all(list(self.averages.values()))))
+            return
+        for average in self.averages.values():
+            average.skip()
+        self.decays = dict.fromkeys(self.averages, 1.0)
 
     def _is_admitted(self, figures: Sequence[tuple[int, Any, Any]]) -> bool:
         """Ask the gate, where there is one, about the mean loss of a step."""

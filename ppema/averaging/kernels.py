@@ -1,0 +1,102 @@
+"""When the compiled kernels are loaded, and how their work is shared among two threads."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import os
+from typing import Any, Callable, Optional
+
+logger = logging.getLogger(__name__)
+
+# What loading numba and its cached code takes, about (0.35 s measured; the first time of all,
+# with compiling, 0.9 s). It is loaded when the plain path has taken as long in this process: a
+# small model's run ends before (LeNet: after 9,000 updates), a large one gets there in seconds
+# (25 million weights: 20 updates), and none ever waits longer than twice the better choice.
+LOAD_S = 0.4
+
+# Below this many weights to move, a second thread costs more than it brings.
+MIN_WEIGHTS_OF_TWO_THREADS = 1_000_000
+
+
+class _State:
+    """What this process has: seconds spent on the plain path, the kernels, the helper thread."""
+
+    plain_s = 0.0
+    is_decided = False
+    kernels: Any = None
+    pool: Any = None
+
+
+def compiled_kernels() -> Any:
+    """Return the compiled kernels (`compiled.py`) once they pay, None before or without numba."""
+    if not _State.is_decided and _State.plain_s >= LOAD_S:
+        _State.kernels, _State.is_decided = _load(), True
+    return _State.kernels
+
+
+def count_plain_time(seconds: float) -> None:
+    """Add the seconds that an update took on the plain path."""
+    _State.plain_s += seconds
+
+
+def in_two_threads(function: Callable[[int, int], Any], num_weights: int, cost: int) -> list[Any]:
+    """Call ``function(first, last)`` over halves of all weights; return what the calls gave.
+
+    One call over all of them where there is little to do or one core to do it. Neither half is
+    still running when this returns or raises.
+
+    Args:
+        function: reads and writes the weights from `first` to `last`, without Python's lock.
+        num_weights: where the last of them ends.
+        cost: how many weights are moved, those of each average counted.
+    """
+    if cost < MIN_WEIGHTS_OF_TWO_THREADS or _num_cores() < 2:
+        return [function(0, num_weights)]
+    middle = num_weights // 2
+    other = _helper().submit(function, middle, num_weights)
+    try:
+        mine = function(0, middle)
+        other.exception()
+    finally:
+        # Where Ctrl-C comes, what the caller does next must not meet a half that still runs.
+        other.exception()
+    return [mine, other.result()]
+
+
+def _load() -> Optional[Any]:
+    try:
+        kernels = importlib.import_module(".compiled", __package__)
+        if kernels.rounds_as_numpy_does():
+            return kernels
+        reason = "its rounding is not NumPy's here"
+    except ImportError:
+        return None
+    # A compiler may fail in its own ways; averaging goes on without it.
+    except Exception as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+    logger.warning("numba cannot be used (%s); averages are updated by NumPy, more slowly", reason)
+    return None
+
+
+def _num_cores() -> int:
+    """Return the cores that this process may use, which can change while it runs."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _helper() -> Any:
+    """Return the pool of one helper thread, which starts at its first use."""
+    if _State.pool is None:
+        from concurrent.futures import ThreadPoolExecutor
+
+        if hasattr(os, "register_at_fork"):
+            os.register_at_fork(after_in_child=_forget_helper)
+        _State.pool = ThreadPoolExecutor(1, thread_name_prefix="ppema-update")
+    return _State.pool
+
+
+def _forget_helper() -> None:
+    # A fork does not copy threads: the child would wait for ever.
+    _State.pool = None
