@@ -86,7 +86,10 @@ def train(config: Any, arguments: argparse.Namespace) -> None:
     place = builder.select_place(config)
     data = builder.load_data(config, start)
     signals = StopSignals()
-    trainer = builder.make_trainer(config, data, store, bar, arguments.eval, signals)
+    trainer = builder.make_trainer(config, data)
+    trainer.hooks = builder.make_hooks(
+        config, data, store, trainer.steps_per_epoch, bar, arguments.eval, signals
+    )
     builder.try_one_batch(config, trainer, data)
     if start is not None:
         restore(trainer, start, is_own=resume.is_of(start, store))

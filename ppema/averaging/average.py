@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import math
 from contextlib import contextmanager
-from typing import Any, ClassVar, Dict, Iterable, Iterator, Mapping, Optional, Sequence, Union
+from typing import Any, ClassVar, Iterable, Iterator, Mapping, Optional, Sequence
 
 import paddle
 
 from .batch_norm import compute_statistics
 from .decay import ArgumentError
 from .diagnostics import Diagnostics, Movement
-from .fit import describe_misfit, require_tensors
+from .fit import Counters, describe_misfit, fitting_numbers, require_names, require_tensors
 from .shadow import BufferPolicy, ShadowDtype, ShadowStore
 from .together import update_together
-
-Counters = Dict[str, Union[int, float]]
 
 # Of the initial weights, and the sum of the squares of all: see `diagnostics`.
 _SHARES: Counters = {"initial_share": 1.0, "share_squares": 1.0}
@@ -285,9 +282,7 @@ class WeightAverage:
         if state["kind"] != type(self).__name__:
             raise ValueError(f"the state is of {state['kind']}, not {type(self).__name__}")
         counters = self._checked_counters(state)
-        never_moved = state["never_moved"]
-        if not isinstance(never_moved, list) or not all(isinstance(n, str) for n in never_moved):
-            raise ValueError("never_moved of a state is a list of names; this one is not")
+        never_moved = require_names("never_moved", state["never_moved"])
         require_tensors(state["shadow"])
         misfit = describe_misfit(expected["shadow"], state["shadow"])
         if misfit:
@@ -327,13 +322,7 @@ class WeightAverage:
         return counters
 
     def _checked_counters(self, state: Mapping[str, Any]) -> Counters:
-        counters = {}
-        for name, initial in self._initial_counters().items():
-            value = state[name]
-            if type(value) is not type(initial) or not 0 <= value < math.inf:
-                kind = "whole number" if isinstance(initial, int) else "number"
-                raise ValueError(f"{name} must be a {kind} from 0, got {value!r}")
-            counters[name] = value
+        counters = fitting_numbers(self._initial_counters(), state)
         if counters["initial_share"] > 1.0 or not 0.0 < counters["share_squares"] <= 1.0:
             raise ValueError("the shares of a state are above 0, and at most 1; these are not")
         return counters

@@ -9,7 +9,7 @@ import paddle
 
 from .batch_norm import batch_norm_statistics
 from .decay import resolve_decay
-from .finite import first_non_finite
+from .finite import is_finite
 from .fit import describe_misfit
 from .place import at_place, parse_place
 from .swap import is_any_exchanged
@@ -82,9 +82,9 @@ class AveragedModel(paddle.nn.Layer):
         misfit = describe_misfit(_shapes(averaged), _shapes(current))
         if misfit:
             raise ValueError(f"the model is not the one that is averaged: {misfit}")
-        fault = first_non_finite(current.items())
-        if fault is not None:
-            raise FloatingPointError(f"{fault} holds NaN or Inf; the average stays what it was")
+        for name, live in current.items():
+            if live.is_floating_point() and not is_finite(live):
+                raise FloatingPointError(f"{name} holds NaN or Inf; the average stays what it was")
         statistics = batch_norm_statistics(model)
         parameters = {id(parameter) for parameter in model.parameters()}
         num_averaged = int(self.n_averaged)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, ClassVar, Optional, Sequence
 
-from .average import Counters, WeightAverage
+from .average import WeightAverage
 from .decay import (
     ArgumentError,
     Schedule,
@@ -14,6 +14,7 @@ from .decay import (
     require_whole,
     resolve_decay,
 )
+from .fit import Counters
 from .horizon import Duration, RunLength, to_steps, to_whole_steps
 from .shadow import BufferPolicy, ShadowDtype
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any, Mapping, Optional
+import math
+from typing import Any, Dict, Mapping, Optional, Union
+
+Counters = Dict[str, Union[int, float]]
 
 
 def describe_misfit(model: Mapping[str, Any], stored: Mapping[str, Any]) -> Optional[str]:
@@ -31,6 +34,29 @@ def require_tensors(state: Any) -> None:
         hasattr(value, "shape") and hasattr(value, "dtype") for value in state.values()
     ):
         raise ValueError("the shadow of a state maps names to tensors; this one does not")
+
+
+def require_names(part: str, value: Any) -> list[str]:
+    """Return a part of a state that is a list of names; raise ValueError where it is none."""
+    if not isinstance(value, list) or not all(isinstance(name, str) for name in value):
+        raise ValueError(f"{part} of a state is a list of names; this one is not")
+    return value
+
+
+def fitting_numbers(wanted: Mapping[str, Any], state: Mapping[str, Any]) -> Counters:
+    """Return the numbers of a state that have the names and types of `wanted`, none below 0.
+
+    Raises:
+        ValueError: one is of another type, below 0 or infinite; the text names it.
+    """
+    numbers: Counters = {}
+    for name, example in wanted.items():
+        value = state[name]
+        if type(value) is not type(example) or not 0 <= value < math.inf:
+            kind = "whole number" if isinstance(example, int) else "number"
+            raise ValueError(f"{name} must be a {kind} from 0, got {value!r}")
+        numbers[name] = value
+    return numbers
 
 
 def _misfit(name: str, model: Mapping[str, Any], stored: Mapping[str, Any]) -> Optional[str]:

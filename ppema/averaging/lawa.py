@@ -6,9 +6,9 @@ from typing import Any, ClassVar, Mapping, Optional, Sequence
 
 import paddle
 
-from .average import Counters, WeightAverage
+from .average import WeightAverage
 from .decay import require_whole
-from .fit import describe_misfit, require_tensors
+from .fit import Counters, describe_misfit, require_tensors
 from .horizon import Duration, RunLength, to_whole_steps
 from .place import at_place
 from .shadow import BufferPolicy, ShadowDtype

@@ -13,6 +13,7 @@ import paddle
 
 from . import kernels
 from .finite import is_finite, is_finite_array
+from .place import at_place
 from .swap import storage_of
 from .views import BLOCK, blend_block, flat_view, is_viewable, numpy_dtype
 
@@ -215,7 +216,7 @@ def _are_alike(live: Any, average: Any) -> bool:
 def _blend_alone(shadow: Shadow, weight: float) -> None:
     live, average = shadow.live.detach(), shadow.average
     converted = live if live.dtype == average.dtype else live.astype(average.dtype)
-    converted = converted.to(average.place)
+    converted = at_place(converted, average.place)
     if weight == 1.0 or shadow.is_frozen:
         average.copy_(converted, True)
     elif is_viewable(average):

@@ -12,9 +12,9 @@ from typing import Any, Mapping, Optional, Sequence
 
 import numpy as np
 
-from .average import Counters
 from .decay import ArgumentError
 from .ema import ScheduledAverage
+from .fit import Counters
 from .profile import (
     ExponentialProfile,
     Floats,

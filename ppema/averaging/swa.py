@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any, ClassVar, Optional, Sequence
 
-from .average import Counters, WeightAverage
+from .average import WeightAverage
+from .fit import Counters
 from .horizon import Duration, RunLength, to_whole_steps
 from .shadow import BufferPolicy, ShadowDtype
 

@@ -3,7 +3,7 @@
 from .after_run import make_candidates, posthoc_targets
 from .catalog import CATALOG, read_config
 from .parts import check, identity, make_loss, make_model, select_place
-from .run import describe_run, make_trainer, run_folder
+from .run import describe_run, make_hooks, make_trainer, run_folder
 from .run_data import RunData, load_data, load_eval_data, make_eval_reader, note_on, note_on_run
 from .trial import try_one_batch
 
@@ -17,6 +17,7 @@ __all__ = [
     "load_eval_data",
     "make_candidates",
     "make_eval_reader",
+    "make_hooks",
     "make_loss",
     "make_model",
     "make_trainer",

@@ -6,7 +6,6 @@ import logging
 from pathlib import Path
 from typing import Optional
 
-from ..averaging import RunLength
 from ..checkpoint import Checkpoint, CheckpointStore
 from ..config import Config
 from ..engine.hooks import CheckpointHook, CurvesHook, EvaluateHook, LogHook
@@ -47,22 +46,15 @@ def vdl_folder(config: Config) -> Optional[Path]:
     return run_folder(config) / "vdl"
 
 
-def make_trainer(
-    config: Config,
-    data: RunData,
-    store: CheckpointStore,
-    bar: Optional[ProgressBar],
-    with_evaluation: bool,
-    signals: StopSignals,
-) -> Trainer:
-    """Return the trainer of a run, with its hooks in the order in which they act."""
+def make_trainer(config: Config, data: RunData) -> Trainer:
+    """Return the trainer of a run, without hooks."""
     seed_everything(config.seed)
     model = make_model(config)
     reader = make_train_reader(config, data.train)
     run = run_length(config, steps_per_epoch=-(-len(reader) // config.accumulate_steps))
     optimizer, scheduler = make_optimizer(config, model, run)
     averages = make_averages(config, model, run)
-    trainer = Trainer(
+    return Trainer(
         model,
         make_loss(config),
         optimizer,
@@ -79,20 +71,19 @@ def make_trainer(
         gate=make_gate(config),
         fast_cpu=config.fast_cpu,
     )
-    trainer.hooks = _make_hooks(config, data, store, bar, with_evaluation, signals, run)
-    return trainer
 
 
-def _make_hooks(
+def make_hooks(
     config: Config,
     data: RunData,
     store: CheckpointStore,
+    steps_per_epoch: int,
     bar: Optional[ProgressBar],
     with_evaluation: bool,
     signals: StopSignals,
-    run: RunLength,
 ) -> list[Hook]:
-    """Return the hooks in the order in which they act after each step."""
+    """Return the hooks of a run in the order in which they act after each step."""
+    run = run_length(config, steps_per_epoch)
     recorder = Recorder(store.folder, vdl_folder(config))
     evaluate = EvaluateHook(
         make_eval_reader(config, data.eval),

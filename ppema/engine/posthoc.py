@@ -90,10 +90,12 @@ class SnapshotSet:
         names = list(dict.fromkeys(snapshot.average for snapshot in taken))
         for name in leave_out:
             if name not in names:
-                raise ConfigError(f"there are no snapshots of {name!r}; there are of {_and(names)}")
+                raise ConfigError(
+                    f"there are no snapshots of {name!r}; there are of {', '.join(names)}"
+                )
         self.snapshots = [snapshot for snapshot in taken if snapshot.average not in leave_out]
         if not self.snapshots:
-            raise ConfigError(f"no snapshots are left without {_and(leave_out)}")
+            raise ConfigError(f"no snapshots are left without {', '.join(leave_out)}")
         self._folder = folder / SNAPSHOTS
         self.snapshots = _whole(self.snapshots, self._folder)
         _require_common_start(self.snapshots)
@@ -181,7 +183,7 @@ def verify(name: str, snapshots: SnapshotSet, manifest: Mapping[str, Any]) -> st
         ConfigError: there is no snapshot of it at the step.
         CheckpointError: a snapshot is missing or damaged.
     """
-    taken = [Snapshot(**entry) for entry in manifest["snapshots"]]
+    taken = (Snapshot(**entry) for entry in manifest["snapshots"])
     found = [s for s in taken if s.average == name and s.step == snapshots.step]
     if not found:
         raise ConfigError(f"there is no snapshot of {name} at step {snapshots.step}")
@@ -240,10 +242,6 @@ def _whole(snapshots: Sequence[Snapshot], folder: Path) -> list[Snapshot]:
     if not whole:
         raise CheckpointError(f"{folder}: all {len(snapshots)} snapshots are damaged or missing")
     return whole
-
-
-def _and(names: Sequence[str]) -> str:
-    return ", ".join(names)
 
 
 def _require_common_start(snapshots: Sequence[Snapshot]) -> None:

@@ -204,6 +204,10 @@ def test_weights_that_are_not_finite_are_never_averaged(make):
         averaged.update_parameters(model)
     assert (averaged.module.weight.numpy() == before).all()
     assert int(averaged.n_averaged) == 1
+    # Large is not infinite, also where the squares are.
+    model.weight.set_value(paddle.full([2, 2], 1e30))
+    averaged.update_parameters(model)
+    assert int(averaged.n_averaged) == 2
 
 
 def test_updating_does_not_make_python_repeat_its_warnings(monkeypatch):
