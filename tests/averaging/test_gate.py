@@ -50,7 +50,9 @@ def test_a_loss_that_is_no_number_is_left_out_and_no_part_of_the_median(loss):
     assert gate.admits(1.0)
     assert not gate.admits(loss)
     assert "not finite" in gate.reason
+    assert not any(gate.admits(loss) for _ in range(3))
     assert gate.admits(1.9)
+    assert not gate.admits(3.1)
 
 
 def test_a_gate_goes_on_where_it_was_saved():
