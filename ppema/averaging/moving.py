@@ -51,15 +51,14 @@ class MovingTensors:
 
     Args:
         columns: of each average, its tensors.
-        holds_statistics: move towards the BN statistics of the last `hold`, as a forward pass
-            changes those; parameters change in an optimizer's step alone.
+        beside_training: BN statistics are those of the last `hold`, as a forward pass changes
+            them, and `written` tells of parameters that something has changed since.
     """
 
-    def __init__(self, columns: Sequence[Sequence[Shadow]], holds_statistics: bool = False) -> None:
+    def __init__(self, columns: Sequence[Sequence[Shadow]], beside_training: bool = False) -> None:
         self._given = list(columns)
-        self._held: dict[int, Shadow] = {}
-        if holds_statistics:
-            self._held = _make_holders(columns)
+        self._beside_training = beside_training
+        self._held = _make_holders(columns) if beside_training else {}
         self._holding = MovingTensors([list(self._held.values())]) if self._held else None
         self._columns = [[self._as_held(shadow) for shadow in column] for column in columns]
         groups: dict[Any, dict[tuple[int, bool], list[Optional[Shadow]]]] = {}
@@ -74,6 +73,7 @@ class MovingTensors:
                 rows.setdefault(key, [None] * len(columns))[column] = shadow
         self._groups = [_Group(dtype, list(rows.values())) for dtype, rows in groups.items()]
         self._are_others_frozen: list[bool] = []
+        self._marks: list[Any] = []
 
     def __deepcopy__(self, memo: Any) -> MovingTensors:
         """Return one of nothing, which is not current: addresses mean nothing in a copy."""
@@ -113,6 +113,16 @@ class MovingTensors:
         for group in self._groups:
             group.look_for_frozen()
         self._are_others_frozen = [shadow.is_frozen for _, shadow in self._others]
+        if self._beside_training:
+            self._marks = [group.marks() for group in self._groups]
+
+    def written(self) -> Optional[str]:
+        """Return the name of a live tensor that was written to since `hold`, as far as seen."""
+        for group, marks in zip(self._groups, self._marks):
+            changed = np.flatnonzero(group.marks() != marks)
+            if changed.size:
+                return group.name_of_mark(int(changed[0]))
+        return None
 
     def move(self, weights: Sequence[float]) -> None:
         """Compute ``average += weight * (live - average)`` for every average.
@@ -162,6 +172,7 @@ class _Group:
         self._table[1:, 0] = ends[:-1]
         self._frozen: list[bool] = []
         self._blocks: list[tuple[int, Any, list[Any], Any]] = []
+        self._ends: list[Any] = []
 
     def is_current(self) -> bool:
         """Tell whether every tensor lies where it lay."""
@@ -186,6 +197,19 @@ class _Group:
         if frozen != self._frozen:
             self._frozen = frozen
             self._table[:, 3] = np.logical_and(frozen, self._can_freeze)
+
+    def marks(self) -> Any:
+        """Return the bits of each live tensor's first and last element, twice that of one."""
+        if not self._ends:
+            bit_type = np.dtype(f"u{self._like.itemsize}")
+            views = [flat_view(live).view(bit_type) for live in self._lives if live.size]
+            self._ends = [part for view in views for part in (view[:1], view[-1:])]
+        return np.concatenate(self._ends)
+
+    def name_of_mark(self, index: int) -> str:
+        """Return the name of the tensor that one of the `marks` is of."""
+        rows = [row for row, live in zip(self._rows, self._lives) if live.size]
+        return next(shadow.name for shadow in rows[index // 2] if shadow is not None)
 
     def move(self, weights: Sequence[float]) -> None:
         """Move every average; see `MovingTensors.move`."""

@@ -17,6 +17,7 @@ from .swap import Exchange, alias_of, is_any_exchanged
 
 BufferPolicy = Literal["average", "copy", "recompute"]
 ShadowDtype = Literal["float32", "float64"]
+Part = Literal["all", "trained", "frozen"]
 
 # The float types a weight may have, each with its width in bits.
 _WIDTHS = {
@@ -59,7 +60,7 @@ class ShadowStore:
         self._place = parse_place(device)
         self._exchange: Optional[Exchange] = None
         # What moves the averages of this store alone, and together with so many others.
-        self._moving_tensors: dict[tuple[int, bool], MovingTensors] = {}
+        self._moving_tensors: dict[tuple[int, Part], MovingTensors] = {}
         self.shadows = [
             Shadow(names, live, self._copy_of(live), is_statistic)
             for names, live, is_statistic in self._averaged_tensors()
@@ -68,6 +69,9 @@ class ShadowStore:
             raise ValueError("nothing to average: the model has no floating-point weight selected")
         # What an update moves: all, or all but the BN statistics that are recomputed.
         self._moving = [s for s in self.shadows if buffers != "recompute" or not s.is_statistic]
+        self._frozen: list[bool] = []
+        # What trains, and frozen parameters: see `moving_tensors`.
+        self._parts: list[list[Shadow]] = [[], []]
 
     @property
     def is_swapped(self) -> bool:
@@ -80,18 +84,19 @@ class ShadowStore:
         return is_any_exchanged(shadow.live for shadow in self.shadows)
 
     def moving_tensors(
-        self, others: Sequence[ShadowStore] = (), holds_statistics: bool = False
+        self, others: Sequence[ShadowStore] = (), part: Part = "all"
     ) -> MovingTensors:
         """Return what moves the averages of this store and of `others`, as they lie just now.
 
-        `holds_statistics`: see MovingTensors.
+        `part`: all; those that train (with BN statistics), to be moved beside training; or the
+        frozen parameters.
         """
         stores = [self, *others]
-        columns = [store._moving for store in stores]
-        key = len(stores), holds_statistics
+        columns = [store._column(part) for store in stores]
+        key = len(stores), part
         moving = self._moving_tensors.get(key)
         if moving is None or not moving.is_current(columns):
-            moving = MovingTensors(columns, holds_statistics)
+            moving = MovingTensors(columns, beside_training=part == "trained")
             self._moving_tensors[key] = moving
         return moving
 
@@ -235,6 +240,18 @@ class ShadowStore:
                 difference = self._as_shadow(shadow.live) - averages[shadow.name]
                 total += float((difference.astype("float64") ** 2).sum())
         return float(np.sqrt(total))
+
+    def _column(self, part: Part) -> list[Shadow]:
+        """Return what an update moves of this part, in the same list while that is the same."""
+        if part == "all":
+            return self._moving
+        frozen = [shadow.is_frozen for shadow in self._moving]
+        if frozen != self._frozen:
+            self._frozen = frozen
+            self._parts = [[], []]
+            for shadow, is_frozen in zip(self._moving, frozen):
+                self._parts[is_frozen].append(shadow)
+        return self._parts[part == "frozen"]
 
     def _averaged_tensors(self) -> list[tuple[list[str], Any, bool]]:
         """Return (names, tensor, whether BN's) of all that is averaged; a tied one comes once."""
