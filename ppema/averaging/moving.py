@@ -13,6 +13,7 @@ import paddle
 
 from . import kernels
 from .finite import is_finite, is_finite_array
+from .marks import Marks
 from .place import at_place
 from .swap import storage_of
 from .views import BLOCK, blend_block, flat_view, is_viewable, numpy_dtype
@@ -57,7 +58,6 @@ class MovingTensors:
 
     def __init__(self, columns: Sequence[Sequence[Shadow]], beside_training: bool = False) -> None:
         self._given = list(columns)
-        self._beside_training = beside_training
         self._held = _make_holders(columns) if beside_training else {}
         self._holding = MovingTensors([list(self._held.values())]) if self._held else None
         self._columns = [[self._as_held(shadow) for shadow in column] for column in columns]
@@ -73,7 +73,10 @@ class MovingTensors:
                 rows.setdefault(key, [None] * len(columns))[column] = shadow
         self._groups = [_Group(dtype, list(rows.values())) for dtype, rows in groups.items()]
         self._are_others_frozen: list[bool] = []
-        self._marks: list[Any] = []
+        self._marks: Optional[Marks] = None
+        if beside_training:
+            shadows = list(itertools.chain.from_iterable(self._columns))
+            self._marks = Marks([s.name for s in shadows], [s.live for s in shadows])
 
     def __deepcopy__(self, memo: Any) -> MovingTensors:
         """Return one of nothing, which is not current: addresses mean nothing in a copy."""
@@ -113,16 +116,12 @@ class MovingTensors:
         for group in self._groups:
             group.look_for_frozen()
         self._are_others_frozen = [shadow.is_frozen for _, shadow in self._others]
-        if self._beside_training:
-            self._marks = [group.marks() for group in self._groups]
+        if self._marks is not None:
+            self._marks.take()
 
-    def written(self) -> Optional[str]:
-        """Return the name of a live tensor that was written to since `hold`, as far as seen."""
-        for group, marks in zip(self._groups, self._marks):
-            changed = np.flatnonzero(group.marks() != marks)
-            if changed.size:
-                return group.name_of_mark(int(changed[0]))
-        return None
+    def written(self) -> list[str]:
+        """Return the names of live tensors that were written to since `hold`, as far as seen."""
+        return self._marks.written() if self._marks is not None else []
 
     def move(self, weights: Sequence[float]) -> None:
         """Compute ``average += weight * (live - average)`` for every average.
@@ -172,7 +171,6 @@ class _Group:
         self._table[1:, 0] = ends[:-1]
         self._frozen: list[bool] = []
         self._blocks: list[tuple[int, Any, list[Any], Any]] = []
-        self._ends: list[Any] = []
 
     def is_current(self) -> bool:
         """Tell whether every tensor lies where it lay."""
@@ -197,19 +195,6 @@ class _Group:
         if frozen != self._frozen:
             self._frozen = frozen
             self._table[:, 3] = np.logical_and(frozen, self._can_freeze)
-
-    def marks(self) -> Any:
-        """Return the bits of each live tensor's first and last element, twice that of one."""
-        if not self._ends:
-            bit_type = np.dtype(f"u{self._like.itemsize}")
-            views = [flat_view(live).view(bit_type) for live in self._lives if live.size]
-            self._ends = [part for view in views for part in (view[:1], view[-1:])]
-        return np.concatenate(self._ends)
-
-    def name_of_mark(self, index: int) -> str:
-        """Return the name of the tensor that one of the `marks` is of."""
-        rows = [row for row, live in zip(self._rows, self._lives) if live.size]
-        return next(shadow.name for shadow in rows[index // 2] if shadow is not None)
 
     def move(self, weights: Sequence[float]) -> None:
         """Move every average; see `MovingTensors.move`."""

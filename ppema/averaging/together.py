@@ -122,9 +122,9 @@ def _check_and_move(moving: MovingTensors, checks: bool, plan: _Plan) -> None:
     moving.move(plan.weights)
     plan.commit()
     written = moving.written()
-    if written is not None:
+    if written:
         raise RuntimeError(
-            f"{written} was written to while an average was moving towards it, which may have "
+            f"{written[0]} was written to while an average was moving towards it, which may have "
             "taken a mix; set_state_dict() or register() mends it. Call wait() before you write to "
             "weights, or attach(optimizer, overlap=False)"
         )
