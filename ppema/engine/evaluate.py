@@ -10,7 +10,7 @@ import paddle
 from ..averaging import WeightAverage
 from ..checkpoint import require_finite
 from ..errors import NonFiniteError
-from ..metrics import Evaluation, num_correct
+from ..metrics import Evaluation, num_first_and_second
 
 RAW = "raw"
 
@@ -33,13 +33,13 @@ def evaluate(model: Any, loss_fn: Callable[..., Any], reader: Any) -> Evaluation
         for layer, was_training in modes:
             layer.training = was_training
     # Read from the device once: a read per batch would wait for each.
+    losses = paddle.stack([loss.reshape([]) for _, loss, _ in counted]).tolist()
+    ranks = paddle.stack([ranks for *_, ranks in counted]).sum(axis=0).tolist()
     num_samples = sum(count for count, *_ in counted)
-    loss = math.fsum(count * float(loss) for count, loss, _, _ in counted) / num_samples
+    loss = math.fsum(count * loss for (count, *_), loss in zip(counted, losses)) / num_samples
     if not math.isfinite(loss):
         raise NonFiniteError(f"the evaluation loss is {loss}; the weights are finite, the data not")
-    top1 = sum(int(correct) for _, _, correct, _ in counted) / num_samples
-    top2 = sum(int(correct) for _, _, _, correct in counted) / num_samples
-    return Evaluation(top1, top2, loss)
+    return Evaluation(ranks[0] / num_samples, sum(ranks) / num_samples, loss)
 
 
 def evaluate_all(
@@ -82,8 +82,8 @@ def table(
     )
 
 
-def _count_batch(model: Any, loss_fn: Callable[..., Any], batch: Any) -> tuple[int, Any, Any, Any]:
+def _count_batch(model: Any, loss_fn: Callable[..., Any], batch: Any) -> tuple[int, Any, Any]:
     image, label = paddle.to_tensor(batch.image), paddle.to_tensor(batch.label)
     logits = model(image)
     loss = loss_fn(logits, label)
-    return len(batch.label), loss, num_correct(logits, label, 1), num_correct(logits, label, 2)
+    return len(batch.label), loss, num_first_and_second(logits, label)

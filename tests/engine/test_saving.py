@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -111,7 +112,7 @@ def test_saving_needs_no_more_memory_than_the_largest_file(tmp_path):
     tests = Path(__file__).resolve().parents[1]
     found = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", MEASURE, str(tmp_path)],
-        env={"PYTHONPATH": f"{tests}:{tests.parent}"},
+        env={**os.environ, "PYTHONPATH": f"{tests}:{tests.parent}"},
         capture_output=True,
         text=True,
         check=True,
