@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import Any, Callable, Mapping, Optional
 
 import paddle
@@ -11,6 +12,7 @@ from ..averaging import WeightAverage
 from ..checkpoint import require_finite
 from ..errors import NonFiniteError
 from ..metrics import Evaluation, num_first_and_second
+from .two_threads import can_take_two_threads, map_in_two_threads
 
 RAW = "raw"
 
@@ -26,9 +28,13 @@ def evaluate(model: Any, loss_fn: Callable[..., Any], reader: Any) -> Evaluation
     require_finite(model.state_dict(), "evaluate")
     modes = [(layer, layer.training) for layer in model.sublayers(include_self=True)]
     model.eval()
+    count = partial(_count_batch, model, loss_fn)
     try:
         with paddle.no_grad():
-            counted = [_count_batch(model, loss_fn, batch) for batch in reader.batches(1)]
+            if can_take_two_threads(model, loss_fn):
+                counted = map_in_two_threads(count, reader.batches(1))
+            else:
+                counted = [count(batch) for batch in reader.batches(1)]
     finally:
         for layer, was_training in modes:
             layer.training = was_training
