@@ -80,6 +80,6 @@ def _is_plain(layer: Any) -> bool:
     forward = layer.__dict__.get("forward")
     # The fast forms are set on the layer; anything else there is the user's.
     is_own = forward is None or (
-        isinstance(forward, MethodType) and forward.__module__ == "ppema.fast_cpu"
+        isinstance(forward, MethodType) and forward.__module__.startswith("ppema.fast_cpu")
     )
     return is_own and not (layer._forward_pre_hooks or layer._forward_post_hooks)
