@@ -28,7 +28,7 @@ class Attachment:
         self.optimizer = optimizer
         # Of each average, whether it may be updated beside what follows the step.
         self._overlaps: list[tuple[UpdatedAverage, bool]] = []
-        self._is_stepping = False
+        # While it is, averages take an update although they are attached.
         self.is_updating = False
         if not callable(getattr(optimizer, "step", None)):
             raise TypeError(f"optimizer must have a step(), got {type(optimizer).__name__}")
@@ -55,21 +55,15 @@ class Attachment:
 
     def step(self, original: Callable[..., Any], arguments: Any, named: Any) -> Any:
         """Call the optimizer's own method, then update the averages, once a step."""
-        if self._is_stepping:
-            return original(*arguments, **named)
+        # Waits for the update of the step before, too.
         for average, _ in self._overlaps:
-            # Waits for the update of the step before, too.
             average._require_raw("a step of the optimizer")
-        self._is_stepping = True
-        try:
-            result = original(*arguments, **named)
-        finally:
-            self._is_stepping = False
-        self.is_updating = True
-        try:
+        counts = [average.num_steps for average, _ in self._overlaps]
+        result = original(*arguments, **named)
+        # Where one method calls the other, that has updated them. Told by the counts, as a mark
+        # that is set before the call and taken away after it would outlast an interrupt.
+        if counts == [average.num_steps for average, _ in self._overlaps]:
             self._update()
-        finally:
-            self.is_updating = False
         return result
 
     def _update(self) -> None:
@@ -77,8 +71,12 @@ class Attachment:
             for average, _ in self._overlaps:
                 average.skip()
             return
-        for overlaps in (False, True):
-            update_all([a for a, o in self._overlaps if o is overlaps], overlap=overlaps)
+        try:
+            self.is_updating = True
+            for overlaps in (False, True):
+                update_all([a for a, o in self._overlaps if o is overlaps], overlap=overlaps)
+        finally:
+            self.is_updating = False
 
 
 class _Method:

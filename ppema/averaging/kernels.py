@@ -5,8 +5,9 @@ from __future__ import annotations
 import importlib
 import logging
 import os
-import threading
 from typing import Any, Callable, Optional
+
+from .helper_thread import HelperThread, Job
 
 logger = logging.getLogger(__name__)
 
@@ -23,13 +24,14 @@ MIN_WEIGHTS_IN_BACKGROUND = 1_000_000
 
 
 class _State:
-    """What this process has: seconds spent on the plain path, the kernels, the helper thread."""
+    """What this process has: seconds spent on the plain path, and the kernels."""
 
     plain_s = 0.0
     is_decided = False
     kernels: Any = None
-    pool: Any = None
-    helper_id: Optional[int] = None
+
+
+_HELPER = HelperThread()
 
 
 def compiled_kernels() -> Any:
@@ -55,17 +57,15 @@ def in_two_threads(function: Callable[[int, int], Any], num_weights: int, cost: 
         num_weights: where the last of them ends.
         cost: how many weights are moved, those of each average counted.
     """
-    is_helper = threading.get_ident() == _State.helper_id
-    if is_helper or cost < MIN_WEIGHTS_OF_TWO_THREADS or _num_cores() < 2:
+    if _HELPER.is_here or cost < MIN_WEIGHTS_OF_TWO_THREADS or _num_cores() < 2:
         return [function(0, num_weights)]
     middle = num_weights // 2
-    other = _helper().submit(function, middle, num_weights)
+    other = _HELPER.submit(lambda: function(middle, num_weights))
     try:
         mine = function(0, middle)
-        other.exception()
     finally:
         # Where Ctrl-C comes, what the caller does next must not meet a half that still runs.
-        other.exception()
+        other.wait()
     return [mine, other.result()]
 
 
@@ -74,20 +74,14 @@ def gains_in_background(cost: int) -> bool:
     return cost >= MIN_WEIGHTS_IN_BACKGROUND and _num_cores() >= 2
 
 
-def start_in_background(job: Callable[[], None]) -> None:
-    """Have the helper thread do a job, which raises nothing, after what it was given before."""
-    _helper().submit(job)
+def start_in_background(function: Callable[[], None]) -> Job:
+    """Have the helper thread do something, after what it was given before."""
+    return _HELPER.submit(function)
 
 
 def finish_background() -> None:
     """Wait until the helper thread has done all that it was given."""
-    if _State.pool is not None and threading.get_ident() != _State.helper_id:
-        # It takes one thing after another.
-        _State.pool.submit(_do_nothing).result()
-
-
-def _do_nothing() -> None:
-    pass
+    _HELPER.drain()
 
 
 def _load() -> Optional[Any]:
@@ -110,26 +104,3 @@ def _num_cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
-
-
-def _helper() -> Any:
-    """Return the pool of one helper thread, which starts at its first use."""
-    if _State.pool is None:
-        from concurrent.futures import ThreadPoolExecutor
-
-        if hasattr(os, "register_at_fork"):
-            # A child must not get averages that are half moved.
-            os.register_at_fork(before=finish_background, after_in_child=_forget_helper)
-        _State.pool = ThreadPoolExecutor(
-            1, thread_name_prefix="ppema-update", initializer=_note_helper
-        )
-    return _State.pool
-
-
-def _note_helper() -> None:
-    _State.helper_id = threading.get_ident()
-
-
-def _forget_helper() -> None:
-    # A fork does not copy threads: the child would wait for ever.
-    _State.pool = _State.helper_id = None

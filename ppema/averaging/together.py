@@ -35,14 +35,16 @@ class _Plan:
         # Counted on a copy: where the tensors do not move, nothing has changed. An average that
         # is given twice goes on from there.
         after = dict(self._counters.get(id(average), before))
-        self._counters[id(average)] = average._counters = after
+        self._counters[id(average)] = after
         try:
+            average._settled_counters = after
             kept = average._share_to_keep(average.num_updates)
             after["num_updates"] += 1
             self.shares.append(kept)
             self.weights.append(average._fold(kept) if kept < 1.0 else 0.0)
         finally:
-            average._counters = before
+            # Not by a call, in which Ctrl-C could come before it is done.
+            average._settled_counters = before
 
 
 def update_all(averages: Sequence[UpdatedAverage], *, overlap: bool = False) -> list[float]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
+import signal
 import threading
 
 import numpy as np
@@ -17,6 +18,7 @@ from update_paths import bits, use_numba, use_numpy
 from ppema import ExponentialMovingAverage, LatestWeightAverage, update_all
 from ppema.averaging import kernels
 from ppema.averaging.moving import MovingTensors
+from ppema.averaging.views import flat_view
 
 
 class Gate:
@@ -598,3 +600,63 @@ def test_the_latest_average_takes_its_snapshots_in_line(in_line, monkeypatch):
         optimizer.step()
         twin.update()
     assert full_state(average) == full_state(twin)
+
+
+class Stub:
+    """An optimizer whose step is one call into C, which no signal interrupts half way."""
+
+    def __init__(self, model):
+        self._parameter_list = model.parameters()
+        self.weights = flat_view(model.fc.weight)
+        self.num_steps = 0
+
+    def step(self):
+        self.num_steps += 1
+        self.weights.fill(self.num_steps)
+
+
+def step_for(seconds, optimizer):
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    while True:
+        optimizer.step()
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="no timers on this system")
+def test_ctrl_c_at_any_moment_leaves_an_average_of_whole_updates(beside, monkeypatch):
+    model, _, average, twin = set_up()
+    optimizer = Stub(model)
+    average.attach(optimizer)
+    random = np.random.RandomState(0)
+    seen = []
+    move = MovingTensors.move
+
+    def keep_what_was_seen(self, weights):
+        # On the helper thread, which no signal interrupts.
+        if threading.current_thread() is not threading.main_thread():
+            seen.append(float(optimizer.weights[0]))
+        move(self, weights)
+
+    monkeypatch.setattr(MovingTensors, "move", keep_what_was_seen)
+
+    def interrupt(number, frame):
+        raise KeyboardInterrupt
+
+    # The compiled code is loaded by now, which takes longer than the times below.
+    optimizer.step()
+    average.wait()
+    before = signal.signal(signal.SIGALRM, interrupt)
+    try:
+        for _ in range(100):
+            # Once for each time that it is set, so that nothing comes outside of this block.
+            with pytest.raises(KeyboardInterrupt):
+                step_for(random.uniform(0.0002, 0.005), optimizer)
+    finally:
+        signal.signal(signal.SIGALRM, before)
+    average.detach()
+    assert len(seen) > 1
+    assert average.num_updates == len(seen)
+    for value in seen:
+        optimizer.weights.fill(value)
+        twin.update()
+    assert bits(average)["fc.weight"] == bits(twin)["fc.weight"]
