@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from types import MethodType
@@ -131,36 +131,16 @@ class WeightAverageCallback(paddle.callbacks.Callback):
             with self.average.average_parameters():
                 yield
             return
-        with ExitStack() as stack:
-            # Model.train_batch calls minimize, one that a user wrote perhaps step.
-            for method in ("minimize", "step"):
-                stack.enter_context(self._update_after(self.model._optimizer, method))
-            yield
-
-    @contextmanager
-    def _update_after(self, optimizer: Any, method: str) -> Iterator[None]:
-        if optimizer is None:
-            # Model.train_batch says what is missing.
+        # Without an optimizer, Model.train_batch says what is missing.
+        optimizer = self.model._optimizer
+        if optimizer is None or self.average.is_attached:
             yield
             return
-        inherited = method not in vars(optimizer)
-        original = getattr(optimizer, method)
-
-        def update_after(*arguments: Any, **named: Any) -> Any:
-            num_steps = self.average.num_steps
-            result = original(*arguments, **named)
-            # The AMP scaler calls it on an overflow as well, and leaves word that it did nothing.
-            was_skipped = bool(optimizer._get_auxiliary_var("found_inf"))
-            # Some optimizers' minimize calls their step.
-            if self.average.num_steps == num_steps:
-                self.average.skip() if was_skipped else self.average.update()
-            return result
-
-        setattr(optimizer, method, update_after)
+        self.average.attach(optimizer)
         try:
             yield
         finally:
-            delattr(optimizer, method) if inherited else setattr(optimizer, method, original)
+            self.average.detach()
 
     def _refresh(self) -> None:
         if self.average.is_stale:

@@ -1,6 +1,6 @@
 """Averages of a model's weights over training; needs paddle and numpy, nothing else of ppema."""
 
-from .average import WeightAverage, update_all
+from .average import WeightAverage
 from .averaged_model import AveragedModel, ExponentialMovingAverageModel
 from .batch_norm import update_bn
 from .decay import ArgumentError
@@ -15,6 +15,7 @@ from .schedule_state import schedule_state, set_schedule_state
 from .soup import GreedySoup, combine_states, greedy_soup, uniform_soup
 from .swa import StochasticWeightAverage
 from .swa_lr import SWALR, CyclicSWALR
+from .together import update_all
 
 # What a config may name.
 AVERAGES: dict[str, type[WeightAverage]] = {

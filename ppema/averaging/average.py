@@ -12,13 +12,13 @@ from .decay import ArgumentError
 from .diagnostics import Diagnostics, Movement
 from .fit import Counters, describe_misfit, fitting_numbers, require_names, require_tensors
 from .shadow import BufferPolicy, ShadowDtype, ShadowStore
-from .together import update_together
+from .updated import UpdatedAverage
 
 # Of the initial weights, and the sum of the squares of all: see `diagnostics`.
 _SHARES: Counters = {"initial_share": 1.0, "share_squares": 1.0}
 
 
-class WeightAverage:
+class WeightAverage(UpdatedAverage):
     """Keep an average of a model's weights beside the model; a subclass says which.
 
     Parameters that train are averaged, frozen ones copied, and a parameter changes its role
@@ -42,9 +42,6 @@ class WeightAverage:
 
     # What a subclass counts beside the updates, and where that starts.
     _COUNTERS: ClassVar[Counters] = {}
-
-    # Where the caller has looked at every weight already, looking again is a waste.
-    checks_finite = True
 
     def __init__(
         self,
@@ -72,21 +69,6 @@ class WeightAverage:
         """Return the model whose weights are averaged."""
         return self._selection[0]
 
-    @property
-    def num_updates(self) -> int:
-        """Return how often `update` was called since `register`: the t of the schedules."""
-        return int(self._counters["num_updates"])
-
-    @property
-    def num_steps(self) -> int:
-        """Return how often `update` or `skip` was called: the clock of `start` and `every`."""
-        return self.num_updates + int(self._counters["num_skipped"])
-
-    @property
-    def first_step(self) -> int:
-        """Return the step, from 1, at which weights are first averaged."""
-        return 1
-
     def register(self) -> None:
         """Start again from the model's current weights, at t = 0."""
         self._require_raw("register()")
@@ -94,37 +76,10 @@ class WeightAverage:
         self._counters = self._initial_counters()
         self._movement = Movement(self._store.averages())
 
-    def update(self) -> float:
-        """Fold the model's current weights in; call it after each `optimizer.step()`.
-
-        Returns the share of the old average that was kept (the decay); 1.0 where `update_every`
-        left this call out.
-
-        Raises:
-            RuntimeError: the average is applied at the moment.
-            FloatingPointError: a weight is NaN or infinite; the average stays what it was. Not
-                where `checks_finite` is set to False by a caller that has looked itself.
-        """
-        return update_together([self])[0]
-
-    @property
-    def is_applied(self) -> bool:
-        """Tell whether the model holds this or another average of it at the moment."""
-        return self._store.is_model_swapped
-
     @property
     def recomputes(self) -> bool:
         """Tell whether the average's BN statistics are left to `recompute_statistics`."""
         return self._recomputes
-
-    def skip(self) -> None:
-        """Count a step whose weights are left out, so that windows in steps go on.
-
-        A point that was due at it is taken at the next call of `update`; t, which counts what is
-        averaged, stays.
-        """
-        self._require_raw("skip()")
-        self._counters["num_skipped"] += 1
 
     @property
     def is_stale(self) -> bool:
@@ -299,21 +254,6 @@ class WeightAverage:
             {name: averages[name] for name in averages if name in never_moved}
         )
 
-    def _share_to_keep(self, t: int) -> float:
-        """Return the share of the average that stays at call t of `update`; 1.0 changes nothing."""
-        raise NotImplementedError
-
-    def _fold(self, kept: float) -> float:
-        """Count the shares of an update that keeps this share of the average.
-
-        Returns the weight by which the average has to move towards the live weights; 0.0 where
-        a subclass has moved it itself.
-        """
-        self._counters["initial_share"] *= kept
-        squares = self._counters["share_squares"]
-        self._counters["share_squares"] = kept**2 * squares + (1.0 - kept) ** 2
-        return 1.0 - kept
-
     def _initial_counters(self) -> Counters:
         counters: Counters = {"num_updates": 0, "num_skipped": 0, **self._COUNTERS}
         counters.update(_SHARES)
@@ -335,28 +275,3 @@ class WeightAverage:
                 f"{self._counters['recomputed_at']}, its weights of update {self.num_updates}; "
                 "call recompute_statistics(loader) first"
             )
-
-    def _require_raw(self, call: str) -> None:
-        if self._store.is_model_swapped:
-            which = "the average" if self._store.is_swapped else "another average of this model"
-            raise RuntimeError(
-                f"{call} needs the raw weights, but {which} is applied; call restore() first"
-            )
-
-
-def update_all(averages: Sequence[WeightAverage]) -> list[float]:
-    """Update several averages of the same weights, which are read once for all of them.
-
-    Gives what `update` of one after the other gives, to the bit, and takes less time. A class
-    with an `update` of its own is asked by that.
-
-    Returns the share of the old average that each kept, in the order given.
-
-    Raises:
-        RuntimeError: an average is applied at the moment.
-        FloatingPointError: a weight is NaN or infinite; these averages all stay what they were.
-    """
-    # Asked of the object: a subclass may have replaced it, and so may the one object's owner.
-    joins = [getattr(a.update, "__func__", None) is WeightAverage.update for a in averages]
-    kept = iter(update_together([a for a, is_one in zip(averages, joins) if is_one]))
-    return [next(kept) if is_one else a.update() for a, is_one in zip(averages, joins)]

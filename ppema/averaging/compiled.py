@@ -16,8 +16,8 @@ from numba import types
 from numba.extending import intrinsic
 from numba.np.arrayobj import make_array, populate_array
 
-# Weights at a time: the live ones stay in the second-level cache while each average is moved.
-_BLOCK = 16384
+# Weights at a time: the live ones stay in the second-level cache while all averages are moved.
+_BLOCK = 65536
 
 Kernel = Callable[..., Any]
 
@@ -95,6 +95,8 @@ def blend(table: Any, weights: Any, first: int, last: int, like: Any) -> None:
         while low < high:
             count = high - low if high - low < _BLOCK else _BLOCK
             live = _array_at(row[2] + start, count, like)
+            # Two averages in one loop: the live weights are read once for both.
+            waiting = -1
             for column in range(weights.size):
                 weight = weights[column]
                 if row[4 + column] == 0 or weight == 0:
@@ -103,9 +105,20 @@ def blend(table: Any, weights: Any, first: int, last: int, like: Any) -> None:
                 if row[3] or weight < 0:
                     for i in range(count):
                         average[i] = live[i]
+                elif waiting < 0:
+                    waiting = column
                 else:
+                    other = _array_at(row[4 + waiting] + start, count, like)
+                    other_weight = weights[waiting]
                     for i in range(count):
+                        other[i] += other_weight * (live[i] - other[i])
                         average[i] += weight * (live[i] - average[i])
+                    waiting = -1
+            if waiting >= 0:
+                average = _array_at(row[4 + waiting] + start, count, like)
+                weight = weights[waiting]
+                for i in range(count):
+                    average[i] += weight * (live[i] - average[i])
             low += count
             start += count * like.itemsize
 

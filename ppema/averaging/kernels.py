@@ -1,10 +1,11 @@
-"""When the compiled kernels are loaded, and how their work is shared among two threads."""
+"""When the compiled kernels are loaded, and what runs on the helper thread."""
 
 from __future__ import annotations
 
 import importlib
 import logging
 import os
+import threading
 from typing import Any, Callable, Optional
 
 logger = logging.getLogger(__name__)
@@ -17,6 +18,8 @@ LOAD_S = 0.4
 
 # Below this many weights to move, a second thread costs more than it brings.
 MIN_WEIGHTS_OF_TWO_THREADS = 1_000_000
+# Below this many, handing an update to the helper thread takes as long as doing it.
+MIN_WEIGHTS_IN_BACKGROUND = 1_000_000
 
 
 class _State:
@@ -26,6 +29,7 @@ class _State:
     is_decided = False
     kernels: Any = None
     pool: Any = None
+    helper_id: Optional[int] = None
 
 
 def compiled_kernels() -> Any:
@@ -43,15 +47,16 @@ def count_plain_time(seconds: float) -> None:
 def in_two_threads(function: Callable[[int, int], Any], num_weights: int, cost: int) -> list[Any]:
     """Call ``function(first, last)`` over halves of all weights; return what the calls gave.
 
-    One call over all of them where there is little to do or one core to do it. Neither half is
-    still running when this returns or raises.
+    One call over all of them where there is little to do, one core to do it, or the caller is
+    the helper thread. Neither half is still running when this returns or raises.
 
     Args:
         function: reads and writes the weights from `first` to `last`, without Python's lock.
         num_weights: where the last of them ends.
         cost: how many weights are moved, those of each average counted.
     """
-    if cost < MIN_WEIGHTS_OF_TWO_THREADS or _num_cores() < 2:
+    is_helper = threading.get_ident() == _State.helper_id
+    if is_helper or cost < MIN_WEIGHTS_OF_TWO_THREADS or _num_cores() < 2:
         return [function(0, num_weights)]
     middle = num_weights // 2
     other = _helper().submit(function, middle, num_weights)
@@ -62,6 +67,27 @@ def in_two_threads(function: Callable[[int, int], Any], num_weights: int, cost: 
         # Where Ctrl-C comes, what the caller does next must not meet a half that still runs.
         other.exception()
     return [mine, other.result()]
+
+
+def gains_in_background(cost: int) -> bool:
+    """Tell whether moving so many weights beside the caller's own work is worth a handover."""
+    return cost >= MIN_WEIGHTS_IN_BACKGROUND and _num_cores() >= 2
+
+
+def start_in_background(job: Callable[[], None]) -> None:
+    """Have the helper thread do a job, which raises nothing, after what it was given before."""
+    _helper().submit(job)
+
+
+def finish_background() -> None:
+    """Wait until the helper thread has done all that it was given."""
+    if _State.pool is not None and threading.get_ident() != _State.helper_id:
+        # It takes one thing after another.
+        _State.pool.submit(_do_nothing).result()
+
+
+def _do_nothing() -> None:
+    pass
 
 
 def _load() -> Optional[Any]:
@@ -92,11 +118,18 @@ def _helper() -> Any:
         from concurrent.futures import ThreadPoolExecutor
 
         if hasattr(os, "register_at_fork"):
-            os.register_at_fork(after_in_child=_forget_helper)
-        _State.pool = ThreadPoolExecutor(1, thread_name_prefix="ppema-update")
+            # A child must not get averages that are half moved.
+            os.register_at_fork(before=finish_background, after_in_child=_forget_helper)
+        _State.pool = ThreadPoolExecutor(
+            1, thread_name_prefix="ppema-update", initializer=_note_helper
+        )
     return _State.pool
+
+
+def _note_helper() -> None:
+    _State.helper_id = threading.get_ident()
 
 
 def _forget_helper() -> None:
     # A fork does not copy threads: the child would wait for ever.
-    _State.pool = None
+    _State.pool = _State.helper_id = None

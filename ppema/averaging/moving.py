@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Iterable, Optional, Sequence
 
 import numpy as np
@@ -51,13 +51,20 @@ class MovingTensors:
 
     Args:
         columns: of each average, its tensors.
+        holds_statistics: move towards the BN statistics of the last `hold`, as a forward pass
+            changes those; parameters change in an optimizer's step alone.
     """
 
-    def __init__(self, columns: Sequence[Sequence[Shadow]]) -> None:
-        self._columns = list(columns)
+    def __init__(self, columns: Sequence[Sequence[Shadow]], holds_statistics: bool = False) -> None:
+        self._given = list(columns)
+        self._held: dict[int, Shadow] = {}
+        if holds_statistics:
+            self._held = _make_holders(columns)
+        self._holding = MovingTensors([list(self._held.values())]) if self._held else None
+        self._columns = [[self._as_held(shadow) for shadow in column] for column in columns]
         groups: dict[Any, dict[tuple[int, bool], list[Optional[Shadow]]]] = {}
         self._others: list[tuple[int, Shadow]] = []
-        for column, shadows in enumerate(columns):
+        for column, shadows in enumerate(self._columns):
             for shadow in shadows:
                 if not _are_alike(shadow.live, shadow.average):
                     self._others.append((column, shadow))
@@ -66,17 +73,29 @@ class MovingTensors:
                 key = id(shadow.live), shadow.is_statistic
                 rows.setdefault(key, [None] * len(columns))[column] = shadow
         self._groups = [_Group(dtype, list(rows.values())) for dtype, rows in groups.items()]
+        self._are_others_frozen: list[bool] = []
 
     def __deepcopy__(self, memo: Any) -> MovingTensors:
         """Return one of nothing, which is not current: addresses mean nothing in a copy."""
         return MovingTensors([])
 
+    @property
+    def num_moved(self) -> int:
+        """Return how many weights one move of all averages moves."""
+        return sum(shadow.average.size for column in self._columns for shadow in column)
+
+    @property
+    def is_on_host(self) -> bool:
+        """Tell whether every average lies in the CPU's memory."""
+        return all(is_viewable(shadow.average) for _, shadow in self._others)
+
     def is_current(self, columns: Sequence[Sequence[Shadow]]) -> bool:
         """Tell whether these are the averages, and every tensor lies where it lay."""
         return (
-            len(columns) == len(self._columns)
-            and all(mine is given for mine, given in zip(self._columns, columns))
+            len(columns) == len(self._given)
+            and all(mine is given for mine, given in zip(self._given, columns))
             and all(group.is_current() for group in self._groups)
+            and (self._holding is None or self._holding.is_current(self._holding._given))
         )
 
     def first_non_finite(self) -> Optional[str]:
@@ -86,22 +105,35 @@ class MovingTensors:
             suspects = itertools.chain.from_iterable(self._columns)
         return next((shadow.name for shadow in suspects if not is_finite(shadow.live)), None)
 
-    def blend(self, weights: Sequence[float]) -> None:
+    def hold(self) -> None:
+        """Note what may change before `move`: which parameters are frozen, and BN statistics."""
+        if self._holding is not None:
+            self._holding.hold()
+            self._holding.move([1.0])
+        for group in self._groups:
+            group.look_for_frozen()
+        self._are_others_frozen = [shadow.is_frozen for _, shadow in self._others]
+
+    def move(self, weights: Sequence[float]) -> None:
         """Compute ``average += weight * (live - average)`` for every average.
 
-        A parameter that is frozen at this moment is copied, as all are at weight 1. Each weight
-        is rounded once, to the tensors' dtype.
+        A parameter that was frozen at the last `hold` is copied, as all are at weight 1. Each
+        weight is rounded once, to the tensors' dtype.
 
         Args:
             weights: of each average, in (0, 1]; 0 leaves it as it is.
         """
         for group in self._groups:
-            group.blend(weights)
+            group.move(weights)
         if self._others:
             with paddle.no_grad():
-                for column, shadow in self._others:
+                for (column, shadow), is_frozen in zip(self._others, self._are_others_frozen):
                     if weights[column]:
-                        _blend_alone(shadow, weights[column])
+                        _move_alone(shadow, 1.0 if is_frozen else weights[column])
+
+    def _as_held(self, shadow: Shadow) -> Shadow:
+        holder = self._held.get(id(shadow.live)) if shadow.is_statistic else None
+        return shadow if holder is None else replace(shadow, live=holder.average)
 
 
 class _Group:
@@ -148,9 +180,15 @@ class _Group:
         )
         return not any(map(math.isnan, totals))
 
-    def blend(self, weights: Sequence[float]) -> None:
-        """Move every average; see `MovingTensors.blend`."""
-        self._look_for_frozen()
+    def look_for_frozen(self) -> None:
+        """Note which parameters are frozen."""
+        frozen = [live.stop_gradient for live in self._lives]
+        if frozen != self._frozen:
+            self._frozen = frozen
+            self._table[:, 3] = np.logical_and(frozen, self._can_freeze)
+
+    def move(self, weights: Sequence[float]) -> None:
+        """Move every average; see `MovingTensors.move`."""
         signed = [_COPY if weight == 1.0 else weight for weight in weights]
         rounded = np.array(signed, self._like.dtype)
         compiled = kernels.compiled_kernels()
@@ -165,12 +203,6 @@ class _Group:
             self._num_weights,
             self._num_weights * len(weights),
         )
-
-    def _look_for_frozen(self) -> None:
-        frozen = [live.stop_gradient for live in self._lives]
-        if frozen != self._frozen:
-            self._frozen = frozen
-            self._table[:, 3] = np.logical_and(frozen, self._can_freeze)
 
     def _is_finite_by_numpy(self) -> bool:
         with np.errstate(over="ignore", invalid="ignore"):
@@ -213,11 +245,20 @@ def _are_alike(live: Any, average: Any) -> bool:
     )
 
 
-def _blend_alone(shadow: Shadow, weight: float) -> None:
+def _make_holders(columns: Sequence[Sequence[Shadow]]) -> dict[int, Shadow]:
+    """Return, by the id of each BN statistic, what moves a copy of it to where it is."""
+    return {
+        id(shadow.live): replace(shadow, average=shadow.live.detach().clone().contiguous())
+        for shadow in itertools.chain.from_iterable(columns)
+        if shadow.is_statistic
+    }
+
+
+def _move_alone(shadow: Shadow, weight: float) -> None:
     live, average = shadow.live.detach(), shadow.average
     converted = live if live.dtype == average.dtype else live.astype(average.dtype)
     converted = at_place(converted, average.place)
-    if weight == 1.0 or shadow.is_frozen:
+    if weight == 1.0:
         average.copy_(converted, True)
     elif is_viewable(average):
         _blend_views(flat_view(converted.contiguous()), flat_view(average), weight)

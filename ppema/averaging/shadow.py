@@ -8,6 +8,7 @@ from typing import Any, Literal, Mapping, Optional, Sequence, get_args
 import numpy as np
 import paddle
 
+from . import kernels
 from .batch_norm import batch_norm_statistics
 from .decay import ArgumentError
 from .moving import MovingTensors, Shadow
@@ -58,7 +59,7 @@ class ShadowStore:
         self._place = parse_place(device)
         self._exchange: Optional[Exchange] = None
         # What moves the averages of this store alone, and together with so many others.
-        self._moving_tensors: dict[int, MovingTensors] = {}
+        self._moving_tensors: dict[tuple[int, bool], MovingTensors] = {}
         self.shadows = [
             Shadow(names, live, self._copy_of(live), is_statistic)
             for names, live, is_statistic in self._averaged_tensors()
@@ -78,15 +79,25 @@ class ShadowStore:
         """Tell whether this or another store has its averages in these very tensors."""
         return is_any_exchanged(shadow.live for shadow in self.shadows)
 
-    def moving_tensors(self, others: Sequence[ShadowStore] = ()) -> MovingTensors:
-        """Return what moves the averages of this store and of `others`, as they lie just now."""
+    def moving_tensors(
+        self, others: Sequence[ShadowStore] = (), holds_statistics: bool = False
+    ) -> MovingTensors:
+        """Return what moves the averages of this store and of `others`, as they lie just now.
+
+        `holds_statistics`: see MovingTensors.
+        """
         stores = [self, *others]
         columns = [store._moving for store in stores]
-        moving = self._moving_tensors.get(len(stores))
+        key = len(stores), holds_statistics
+        moving = self._moving_tensors.get(key)
         if moving is None or not moving.is_current(columns):
-            moving = MovingTensors(columns)
-            self._moving_tensors[len(stores)] = moving
+            moving = MovingTensors(columns, holds_statistics)
+            self._moving_tensors[key] = moving
         return moving
+
+    def trained_parameters(self) -> list[Any]:
+        """Return the live parameters that updates average and that train at the moment."""
+        return [s.live for s in self._moving if not (s.is_statistic or s.is_frozen)]
 
     def live_copies(self) -> dict[str, Any]:
         """Return copies of the live tensors by first name, in their shadows' dtypes and places."""
@@ -129,6 +140,8 @@ class ShadowStore:
 
     def swap_in(self) -> None:
         """Put the averages into the model by exchanging storage; `swap_out` puts them back."""
+        # Another average of this model may still be reading the weights.
+        kernels.finish_background()
         self._exchange = Exchange(
             (shadow.name, shadow.live, self._partner_of(shadow)) for shadow in self.shadows
         )
@@ -150,6 +163,8 @@ class ShadowStore:
 
     def copy_to_live(self) -> None:
         """Write every average into its live tensor."""
+        # Another average of this model may still be reading them.
+        kernels.finish_background()
         with paddle.no_grad():
             for shadow in self.shadows:
                 live = shadow.live

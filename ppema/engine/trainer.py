@@ -34,7 +34,7 @@ class Hook:
     for hook in hooks: hook.before_run(trainer)
     for each epoch, for each step of it:
         forward, loss, backward, finite check, optimizer.step(), clear_grad()
-        averages update;  lr.step();  step += 1
+        averages update (of large models beside the next forward, backward);  lr.step();  step += 1
         for hook in hooks: hook.after_step(trainer)     # trainer.is_epoch_end, .is_run_end
     for hook in hooks: hook.after_run(trainer)          # also when the run ends in an exception
     """
@@ -186,6 +186,9 @@ class Trainer:
         kept = self._copy_statistics()
         with self.fast_layers.in_use():
             figures = self._accumulate_gradients(batches)
+        for average in self.averages.values():
+            # The update of the step before may have run until now, beside all that.
+            average.wait()
         has_moved = self._move_weights()
         self.optimizer.clear_grad()
         if has_moved:
@@ -239,7 +242,8 @@ class Trainer:
 
     def _update_averages(self, is_admitted: bool) -> None:
         if is_admitted:
-            self.decays = dict(zip(self.averages, update_all(list(self.averages.values()))))
+            shares = update_all(list(self.averages.values()), overlap=True)
+            self.decays = dict(zip(self.averages, shares))
             return
         for average in self.averages.values():
             average.skip()

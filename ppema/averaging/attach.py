@@ -1,0 +1,124 @@
+"""An optimizer whose steps move averages: no call in the loop, and none forgotten."""
+
+from __future__ import annotations
+
+from types import MethodType
+from typing import TYPE_CHECKING, Any, Callable, Optional
+
+from .together import update_all
+
+if TYPE_CHECKING:
+    from .updated import UpdatedAverage
+
+# What users call: `minimize` is a step of its own, which in some optimizers calls `step`.
+_METHODS = ("step", "minimize")
+
+
+class Attachment:
+    """The averages that one optimizer updates after each of its steps, and how to undo that.
+
+    Args:
+        optimizer: a paddle.optimizer.Optimizer, or what has a `step` as one does.
+
+    Raises:
+        TypeError: it has no `step`.
+    """
+
+    def __init__(self, optimizer: Any) -> None:
+        self.optimizer = optimizer
+        # Of each average, whether it may be updated beside what follows the step.
+        self._overlaps: list[tuple[UpdatedAverage, bool]] = []
+        self._is_stepping = False
+        self.is_updating = False
+        if not callable(getattr(optimizer, "step", None)):
+            raise TypeError(f"optimizer must have a step(), got {type(optimizer).__name__}")
+        self._before = {name: vars(optimizer).get(name) for name in _METHODS}
+        for name in _METHODS:
+            if hasattr(optimizer, name):
+                setattr(optimizer, name, _Method(self, name, getattr(optimizer, name)))
+
+    def add(self, average: UpdatedAverage, overlap: bool) -> None:
+        """Update this average too, overlapped where asked for and where nothing else moves it."""
+        overlaps = overlap and _steps_all(self.optimizer, average)
+        self._overlaps.append((average, overlaps))
+
+    def remove(self, average: UpdatedAverage) -> None:
+        """Leave this average alone; without any, the optimizer is what it was."""
+        self._overlaps = [item for item in self._overlaps if item[0] is not average]
+        if self._overlaps:
+            return
+        for name, method in self._before.items():
+            if method is not None:
+                setattr(self.optimizer, name, method)
+            elif name in vars(self.optimizer):
+                delattr(self.optimizer, name)
+
+    def step(self, original: Callable[..., Any], arguments: Any, named: Any) -> Any:
+        """Call the optimizer's own method, then update the averages, once a step."""
+        if self._is_stepping:
+            return original(*arguments, **named)
+        for average, _ in self._overlaps:
+            average.wait()
+        self._is_stepping = True
+        try:
+            result = original(*arguments, **named)
+        finally:
+            self._is_stepping = False
+        self.is_updating = True
+        try:
+            self._update()
+        finally:
+            self.is_updating = False
+        return result
+
+    def _update(self) -> None:
+        if _was_skipped(self.optimizer):
+            for average, _ in self._overlaps:
+                average.skip()
+            return
+        for overlaps in (False, True):
+            update_all([a for a, o in self._overlaps if o is overlaps], overlap=overlaps)
+
+
+class _Method:
+    """A method of an optimizer that updates averages; a copy of the optimizer gets its own back."""
+
+    def __init__(self, attachment: Attachment, name: str, original: Callable[..., Any]) -> None:
+        self._attachment, self._name, self._original = attachment, name, original
+
+    @property
+    def attachment(self) -> Attachment:
+        return self._attachment
+
+    def __call__(self, *arguments: Any, **named: Any) -> Any:
+        return self._attachment.step(self._original, arguments, named)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+        copied = memo.get(id(self._attachment.optimizer), self._attachment.optimizer)
+        return MethodType(getattr(type(copied), self._name), copied)
+
+
+def attachment_of(optimizer: Any) -> Attachment:
+    """Return the attachment of an optimizer, a new one where it has none."""
+    method = getattr(optimizer, "step", None)
+    return method.attachment if isinstance(method, _Method) else Attachment(optimizer)
+
+
+def _was_skipped(optimizer: Any) -> bool:
+    # The AMP scaler calls some optimizers on an overflow as well, and leaves word of it.
+    look_up = getattr(optimizer, "_get_auxiliary_var", None)
+    return look_up is not None and bool(look_up("found_inf"))
+
+
+def _steps_all(optimizer: Any, average: UpdatedAverage) -> bool:
+    """Tell whether every parameter that the average follows is this optimizer's to change."""
+    own = {id(parameter) for parameter in _parameters(optimizer)}
+    return all(id(live) in own for live in average._store.trained_parameters())
+
+
+def _parameters(optimizer: Any) -> list[Any]:
+    given: Optional[list[Any]] = getattr(optimizer, "_parameter_list", None)
+    parameters: list[Any] = []
+    for item in given or []:
+        parameters += list(item["params"]) if isinstance(item, dict) else [item]
+    return parameters

@@ -1,0 +1,67 @@
+"""An update on the helper thread, beside the forward and backward pass of the next step.
+
+The weights change in `optimizer.step()` alone, so the update reads them while the next gradients
+are computed, and has to be done before the next step: nothing is copied, and the bits are those
+of an update in line. Whatever reads the average waits first.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Callable, Optional, Sequence
+
+from . import kernels
+
+if TYPE_CHECKING:
+    from .updated import UpdatedAverage
+
+
+class BackgroundUpdate:
+    """One update of some averages.
+
+    Args:
+        averages: that wait for it.
+        move: moves all of them, or returns the name of a weight that is NaN or infinite.
+    """
+
+    def __init__(
+        self, averages: Sequence[UpdatedAverage], move: Callable[[], Optional[str]]
+    ) -> None:
+        self._averages, self._move = averages, move
+        self._is_done = False
+        self._error: Optional[BaseException] = None
+
+    def start(self) -> None:
+        """Hand the update over to the helper thread."""
+        # First, so that an interrupt in between cannot leave an update that nothing waits for.
+        for average in self._averages:
+            average._background = self
+        kernels.start_in_background(self._run)
+
+    def finish(self) -> None:
+        """Wait until it is done; one that never reached the helper thread moves nothing.
+
+        Raises:
+            FloatingPointError: a weight was NaN or infinite; raised once, the averages being what
+                they were.
+        """
+        if not self._is_done:
+            kernels.finish_background()
+        error, self._error = self._error, None
+        if error is not None:
+            raise error
+
+    def _run(self) -> None:
+        try:
+            fault = self._move()
+            if fault is not None:
+                self._error = non_finite_error(fault)
+        # Kept for the thread that waits: whatever it is, it must not pass in silence.
+        except BaseException as error:
+            self._error = error
+        finally:
+            self._is_done = True
+
+
+def non_finite_error(name: str) -> FloatingPointError:
+    """Return the error for a weight that is NaN or infinite."""
+    return FloatingPointError(f"{name} holds NaN or Inf; the average stays what it was")
