@@ -29,6 +29,7 @@ def make_trainer(archives: Archives, save_dir: str, more: Sequence[str] = ()) ->
     data = builder.load_data(config, None)
     trainer = builder.make_trainer(config, data)
     store = CheckpointStore(builder.run_folder(config), config.keep_checkpoint_max)
+    store.folder.mkdir(parents=True, exist_ok=True)
     steps = trainer.steps_per_epoch
     trainer.hooks = builder.make_hooks(config, data, store, steps, None, False, StopSignals())
     return trainer

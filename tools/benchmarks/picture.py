@@ -5,12 +5,12 @@ from __future__ import annotations
 import logging
 import warnings
 from pathlib import Path
-from typing import Any, Mapping, Sequence
+from typing import Any, Mapping, Optional, Sequence
 
 from .report import number, reach_text
 from .rows import Findings, Row
 
-_OWN, _LIMIT, _OTHER = "C0", "0.25", "0.7"
+_OWN, _LIMIT, _OTHER, _REACH = "C0", "0.25", "0.7", "C3"
 
 
 def draw(subjects: Mapping[str, Findings], facts: Mapping[str, str], path: Path) -> None:
@@ -47,14 +47,17 @@ def _is_curve(rows: Sequence[Row]) -> bool:
 
 
 def _draw_bars(axes: Any, rows: Sequence[Row]) -> None:
-    """Draw the median of each row, with its ratio and what it has to reach beside it."""
+    """Draw the median of each row, what it has to reach as a red line, and both in figures."""
     places = list(range(len(rows)))[::-1]
     axes.barh(places, [row.median for row in rows], color=list(map(_color_of, rows)), height=0.7)
     axes.set_yticks(places, [row.name for row in rows], fontsize=8)
     for place, row in zip(places, rows):
+        mark = _reach_in_unit(row, rows)
+        if mark is not None:
+            axes.plot([mark, mark], [place - 0.45, place + 0.45], color=_REACH, linewidth=2)
         axes.annotate(
             _label_of(row),
-            (max(row.median, 0.0), place),
+            (max(row.median, mark or 0.0), place),
             xytext=(4, 0),
             textcoords="offset points",
             va="center",
@@ -76,7 +79,7 @@ def _draw_curve(axes: Any, rows: Sequence[Row]) -> None:
         points = [row.x for row in curve], [row.median for row in curve]
         axes.plot(*points, "o-", color=color, label=name, markersize=4)
     axes.set_xscale("log")
-    axes.set_xticks(sorted({row.x for row in rows}))
+    axes.set_xticks(sorted({row.x for row in rows if row.x is not None}))
     axes.get_xaxis().set_major_formatter(lambda value, _: f"{value:,.0f}")
     axes.minorticks_off()
     axes.set_ylim(bottom=0)
@@ -86,10 +89,17 @@ def _draw_curve(axes: Any, rows: Sequence[Row]) -> None:
     axes.legend(fontsize=8, frameon=False)
 
 
+def _reach_in_unit(row: Row, rows: Sequence[Row]) -> Optional[float]:
+    """Return the figure that a row has to reach on the axis of its samples."""
+    if row.reach is None or row.reach.of == "median":
+        return None if row.reach is None else row.reach.limit
+    return next(row.reach.limit * other.median for other in rows if other.name == row.base)
+
+
 def _label_of(row: Row) -> str:
     text = number(row.median)
     if row.ratio is not None:
-        text += f"  ({number(row.ratio)} × {row.base})"
+        text += f"  ({number(row.ratio)} x {row.base})"
     if row.reach is not None:
         text += f"  reach {reach_text(row)}: {'met' if row.is_met else 'not met'}"
     return text

@@ -32,14 +32,18 @@ class Remote:
     def __init__(self, module: str, *arguments: str, python: Optional[str] = None) -> None:
         # A file: a pipe that nobody reads would fill, and stop the process.
         self._errors = tempfile.TemporaryFile("w+")  # noqa: SIM115
-        self._process = subprocess.Popen(
-            module_command(module, *arguments, python=python),
-            env=module_environment(),
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self._errors,
-            text=True,
-        )
+        try:
+            self._process = subprocess.Popen(
+                module_command(module, *arguments, python=python),
+                env=module_environment(),
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=self._errors,
+                text=True,
+            )
+        except OSError:
+            self._errors.close()
+            raise
 
     def ask(self, do: str, **arguments: Any) -> Any:
         """Return the answer to one request.

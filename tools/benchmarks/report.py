@@ -60,7 +60,7 @@ def reach_text(row: Row) -> str:
 
 
 def _reach_unit(row: Row, reach: Reach) -> str:
-    return " ×" if reach.of == "ratio" else f" {row.unit}"
+    return " x" if reach.of == "ratio" else f" {row.unit}"
 
 
 def _group_table(group: str, rows: Sequence[Row]) -> str:
@@ -71,10 +71,10 @@ def _group_table(group: str, rows: Sequence[Row]) -> str:
 
 
 def _cells(row: Row) -> tuple[str, ...]:
-    ratio, spread = "", "–".join(map(number, row.quartiles))
+    ratio, spread = "", " to ".join(map(number, row.quartiles))
     if row.ratio is not None and row.range is not None and row.base != row.name:
-        ratio = f"{number(row.ratio)} × {row.base}"
-        spread = "–".join(map(number, row.range))
+        ratio = f"{number(row.ratio)} x {row.base}"
+        spread = " to ".join(map(number, row.range))
     else:
         spread = f"[{spread}]"
     met = {None: "", True: "met", False: "NOT MET"}[row.is_met]

@@ -17,15 +17,15 @@ _PIECES: dict[str, Callable[[], Any]] = {}
 
 def version() -> str:
     """Return torch's version."""
-    import torch
+    import torch  # type: ignore[import-not-found]
 
     return str(torch.__version__)
 
 
 def prepare_averages(shapes: Sequence[Sequence[int]], decay: float) -> None:
     """Make a model of these tensors, and the pieces `foreach` and `averaged_model`."""
-    import torch
-    from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+    import torch  # type: ignore[import-not-found]
+    from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn  # type: ignore[import-not-found]
 
     tensors = [torch.nn.Parameter(torch.randn(*shape)) for shape in shapes]
     model = torch.nn.ParameterList(tensors)
@@ -38,8 +38,8 @@ def prepare_averages(shapes: Sequence[Sequence[int]], decay: float) -> None:
 
 def prepare_step(batch_size: int) -> None:
     """Make Paddle's LeNet in torch, and the piece `step`: one training step with Adam."""
-    import torch
-    from torch import nn
+    import torch  # type: ignore[import-not-found]
+    from torch import nn  # type: ignore[import-not-found]
 
     model = nn.Sequential(
         *(nn.Conv2d(1, 6, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2, 2)),
@@ -61,7 +61,7 @@ def prepare_step(batch_size: int) -> None:
 
 def measure(piece: str, threads: int, least_s: float) -> float:
     """Return the seconds that a piece takes on so many threads."""
-    import torch
+    import torch  # type: ignore[import-not-found]
 
     if torch.get_num_threads() != threads:
         torch.set_num_threads(threads)

@@ -7,7 +7,7 @@ from typing import Any, Iterator, Optional
 
 import ppema
 
-from ..limit import Limit
+from ..limit import Limit, LimitOnTensors, compiled_library
 from ..paths import by_kernels, load_compiled
 from ..remote import Remote
 from ..rivals import CopiedAverage, LerpAverage, StateDictAverage
@@ -27,6 +27,7 @@ from ..timing import (
 
 DECAY = 0.9998
 C1, C2 = "limit, 1 thread", "limit, 2 threads"
+C1_ON_TENSORS = "limit on Paddle's tensors, 1 thread"
 PPEMA_1, PPEMA_2 = "ppema, 1 thread", "ppema"
 # From here on a second thread pays, and the limit is that of two.
 MIN_WEIGHTS_OF_TWO = 5_000_000
@@ -52,7 +53,7 @@ def _measure_size(size: Size, settings: Settings) -> Findings:
     model = Tensors(size)
     is_large = size.num_weights >= MIN_WEIGHTS_OF_TWO
     unit, reach = _unit_and_reach(size)
-    entries, notes = _limits(size, settings, is_large)
+    entries, notes = _limits(size, model, settings, is_large)
     own, own_notes = _own(model, settings, is_large, reach)
     entries += [*own, *_rivals(model, settings)]
     if settings.torch is not None:
@@ -72,11 +73,16 @@ def _unit_and_reach(size: Size) -> tuple[Unit, Optional[Reach]]:
     return MILLISECONDS, None
 
 
-def _limits(size: Size, settings: Settings, is_large: bool) -> tuple[list[Entry], list[str]]:
-    limit = Limit(size.num_weights)
+def _limits(
+    size: Size, model: Any, settings: Settings, is_large: bool
+) -> tuple[list[Entry], list[str]]:
+    limit, library = Limit(size.num_weights), compiled_library()
     entries = [Entry(C1, repeated(lambda: limit.move(1), settings.least_s))]
     if is_large:
         entries.append(Entry(C2, repeated(lambda: limit.move(2), settings.least_s)))
+    if library is not None:
+        on_tensors = LimitOnTensors(library, model.parameters())
+        entries.append(Entry(C1_ON_TENSORS, repeated(on_tensors.move, settings.least_s), C1))
     return entries, [f"the limit is {limit.describe()}"]
 
 
@@ -123,9 +129,7 @@ def _rivals(model: Any, settings: Settings) -> list[Entry]:
         "PaddleDetection's arithmetic": detection.update,
         "Tensor.lerp_, each tensor": lerp.update,
     }
-    return [
-        Entry(name, repeated(update, settings.least_s), C1) for name, update in updates.items()
-    ]
+    return [Entry(name, repeated(update, settings.least_s), C1) for name, update in updates.items()]
 
 
 def _torch(size: Size, torch: Remote, least_s: float, is_large: bool) -> list[Entry]:
@@ -146,9 +150,7 @@ def _torch(size: Size, torch: Remote, least_s: float, is_large: bool) -> list[En
 
 def _measure_several(size: Size, settings: Settings) -> Findings:
     model, compiled = Tensors(size), load_compiled()
-    averages = [
-        ppema.ExponentialMovingAverage(model, DECAY, schedule="constant") for _ in range(4)
-    ]
+    averages = [ppema.ExponentialMovingAverage(model, DECAY, schedule="constant") for _ in range(4)]
     for average in averages:
         average.checks_finite = False
     entries = []
@@ -167,7 +169,7 @@ def _measure_several(size: Size, settings: Settings) -> Findings:
 
 def averages_name(count: int) -> str:
     """Return what so many averages are called."""
-    return f"{count} average{'s' if count > 1 else ''}"
+    return f"ppema, {count} average{'s' if count > 1 else ''}"
 
 
 def _nothing() -> contextlib.AbstractContextManager[None]:
