@@ -72,8 +72,8 @@ class Limit:
 
     def _move_part(self, part: int, first: int, last: int) -> None:
         if self._library is not None:
-            here, there = (address + 4 * first for address in self._addresses)
-            self._library.move(here, there, WEIGHT, last - first)
+            average_at, live_at = (address + 4 * first for address in self._addresses)
+            self._library.move(average_at, live_at, WEIGHT, last - first)
             return
         live, average = self._live[first:last], self._average[first:last]
         for start in range(0, len(live), _BLOCK):
