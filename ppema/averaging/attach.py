@@ -58,7 +58,8 @@ class Attachment:
         if self._is_stepping:
             return original(*arguments, **named)
         for average, _ in self._overlaps:
-            average.wait()
+            # Waits for the update of the step before, too.
+            average._require_raw("a step of the optimizer")
         self._is_stepping = True
         try:
             result = original(*arguments, **named)

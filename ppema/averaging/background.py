@@ -20,12 +20,10 @@ class BackgroundUpdate:
 
     Args:
         averages: that wait for it.
-        move: moves all of them, or returns the name of a weight that is NaN or infinite.
+        move: moves and counts all of them, or raises.
     """
 
-    def __init__(
-        self, averages: Sequence[UpdatedAverage], move: Callable[[], Optional[str]]
-    ) -> None:
+    def __init__(self, averages: Sequence[UpdatedAverage], move: Callable[[], None]) -> None:
         self._averages, self._move = averages, move
         self._is_done = False
         self._error: Optional[BaseException] = None
@@ -41,8 +39,7 @@ class BackgroundUpdate:
         """Wait until it is done; one that never reached the helper thread moves nothing.
 
         Raises:
-            FloatingPointError: a weight was NaN or infinite; raised once, the averages being what
-                they were.
+            FloatingPointError, RuntimeError: what `move` raised, to the first that waits.
         """
         if not self._is_done:
             kernels.finish_background()
@@ -52,16 +49,9 @@ class BackgroundUpdate:
 
     def _run(self) -> None:
         try:
-            fault = self._move()
-            if fault is not None:
-                self._error = non_finite_error(fault)
+            self._move()
         # Kept for the thread that waits: whatever it is, it must not pass in silence.
         except BaseException as error:
             self._error = error
         finally:
             self._is_done = True
-
-
-def non_finite_error(name: str) -> FloatingPointError:
-    """Return the error for a weight that is NaN or infinite."""
-    return FloatingPointError(f"{name} holds NaN or Inf; the average stays what it was")

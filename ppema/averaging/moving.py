@@ -13,6 +13,7 @@ import paddle
 
 from . import kernels
 from .finite import is_finite, is_finite_array
+from .marks import Marks
 from .place import at_place
 from .swap import storage_of
 from .views import BLOCK, blend_block, flat_view, is_viewable, numpy_dtype
@@ -51,15 +52,13 @@ class MovingTensors:
 
     Args:
         columns: of each average, its tensors.
-        holds_statistics: move towards the BN statistics of the last `hold`, as a forward pass
-            changes those; parameters change in an optimizer's step alone.
+        beside_training: BN statistics are those of the last `hold`, as a forward pass changes
+            them, and `written` tells of parameters that something has changed since.
     """
 
-    def __init__(self, columns: Sequence[Sequence[Shadow]], holds_statistics: bool = False) -> None:
+    def __init__(self, columns: Sequence[Sequence[Shadow]], beside_training: bool = False) -> None:
         self._given = list(columns)
-        self._held: dict[int, Shadow] = {}
-        if holds_statistics:
-            self._held = _make_holders(columns)
+        self._held = _make_holders(columns) if beside_training else {}
         self._holding = MovingTensors([list(self._held.values())]) if self._held else None
         self._columns = [[self._as_held(shadow) for shadow in column] for column in columns]
         groups: dict[Any, dict[tuple[int, bool], list[Optional[Shadow]]]] = {}
@@ -74,6 +73,10 @@ class MovingTensors:
                 rows.setdefault(key, [None] * len(columns))[column] = shadow
         self._groups = [_Group(dtype, list(rows.values())) for dtype, rows in groups.items()]
         self._are_others_frozen: list[bool] = []
+        self._marks: Optional[Marks] = None
+        if beside_training:
+            shadows = list(itertools.chain.from_iterable(self._columns))
+            self._marks = Marks([s.name for s in shadows], [s.live for s in shadows])
 
     def __deepcopy__(self, memo: Any) -> MovingTensors:
         """Return one of nothing, which is not current: addresses mean nothing in a copy."""
@@ -113,6 +116,12 @@ class MovingTensors:
         for group in self._groups:
             group.look_for_frozen()
         self._are_others_frozen = [shadow.is_frozen for _, shadow in self._others]
+        if self._marks is not None:
+            self._marks.take()
+
+    def written(self) -> list[str]:
+        """Return the names of live tensors that were written to since `hold`, as far as seen."""
+        return self._marks.written() if self._marks is not None else []
 
     def move(self, weights: Sequence[float]) -> None:
         """Compute ``average += weight * (live - average)`` for every average.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
+import operator
 from typing import Any, Literal, Mapping, Optional, Sequence, get_args
 
 import numpy as np
@@ -17,6 +18,7 @@ from .swap import Exchange, alias_of, is_any_exchanged
 
 BufferPolicy = Literal["average", "copy", "recompute"]
 ShadowDtype = Literal["float32", "float64"]
+Part = Literal["all", "trained", "frozen"]
 
 # The float types a weight may have, each with its width in bits.
 _WIDTHS = {
@@ -58,16 +60,23 @@ class ShadowStore:
         self._dtype = getattr(paddle, shadow_dtype)
         self._place = parse_place(device)
         self._exchange: Optional[Exchange] = None
+        self._latest: Optional[Exchange] = None
         # What moves the averages of this store alone, and together with so many others.
-        self._moving_tensors: dict[tuple[int, bool], MovingTensors] = {}
+        self._moving_tensors: dict[tuple[int, Part], MovingTensors] = {}
         self.shadows = [
             Shadow(names, live, self._copy_of(live), is_statistic)
             for names, live, is_statistic in self._averaged_tensors()
         ]
         if not self.shadows:
             raise ValueError("nothing to average: the model has no floating-point weight selected")
+        # What the model consisted of, held so that no other tensor can pass for one of these.
+        self._layers = model.sublayers(include_self=True)
+        self._parameters = model.parameters()
         # What an update moves: all, or all but the BN statistics that are recomputed.
         self._moving = [s for s in self.shadows if buffers != "recompute" or not s.is_statistic]
+        self._frozen: list[bool] = []
+        # What trains, and frozen parameters: see `moving_tensors`.
+        self._parts: list[list[Shadow]] = [[], []]
 
     @property
     def is_swapped(self) -> bool:
@@ -80,18 +89,19 @@ class ShadowStore:
         return is_any_exchanged(shadow.live for shadow in self.shadows)
 
     def moving_tensors(
-        self, others: Sequence[ShadowStore] = (), holds_statistics: bool = False
+        self, others: Sequence[ShadowStore] = (), part: Part = "all"
     ) -> MovingTensors:
         """Return what moves the averages of this store and of `others`, as they lie just now.
 
-        `holds_statistics`: see MovingTensors.
+        `part`: all; those that train (with BN statistics), to be moved beside training; or the
+        frozen parameters.
         """
         stores = [self, *others]
-        columns = [store._moving for store in stores]
-        key = len(stores), holds_statistics
+        columns = [store._column(part) for store in stores]
+        key = len(stores), part
         moving = self._moving_tensors.get(key)
         if moving is None or not moving.is_current(columns):
-            moving = MovingTensors(columns, holds_statistics)
+            moving = MovingTensors(columns, beside_training=part == "trained")
             self._moving_tensors[key] = moving
         return moving
 
@@ -142,9 +152,12 @@ class ShadowStore:
         """Put the averages into the model by exchanging storage; `swap_out` puts them back."""
         # Another average of this model may still be reading the weights.
         kernels.finish_background()
-        self._exchange = Exchange(
-            (shadow.name, shadow.live, self._partner_of(shadow)) for shadow in self.shadows
-        )
+        if self._latest is None or not self._latest.is_current():
+            lives = [shadow.live for shadow in self.shadows]
+            partners = [self._partner_of(shadow) for shadow in self.shadows]
+            names = [shadow.name for shadow in self.shadows]
+            self._latest = Exchange(lives, partners, names, self._layers)
+        self._exchange = self._latest
         try:
             self._exchange.begin()
         except BaseException:
@@ -159,6 +172,9 @@ class ShadowStore:
         """Put the raw weights back into the model."""
         if self._exchange is not None:
             self._exchange.undo()
+            if any(p is not s.average for p, s in zip(self._exchange.partners, self.shadows)):
+                # Partners that were cast hold the average of that moment.
+                self._latest = None
         self._exchange = None
 
     def copy_to_live(self) -> None:
@@ -195,7 +211,7 @@ class ShadowStore:
                 copies[id(live)] = at_place(average.astype(dtype), live.place)
                 if copies[id(live)].data_ptr() == average.data_ptr():
                     copies[id(live)] = average.detach().clone()
-            state = self._model.state_dict()
+            state = self._model.state_dict(use_hook=False)
             for live in state.values():
                 if id(live) not in copies:
                     if is_any_exchanged([live]):
@@ -211,11 +227,16 @@ class ShadowStore:
     def copied_names(self) -> list[str]:
         """Return the names in the model's state whose tensors no update averages."""
         averaged = {id(shadow.live) for shadow in self._moving}
-        state = self._model.state_dict()
+        state = self._model.state_dict(use_hook=False)
         return [name for name, live in state.items() if id(live) not in averaged]
 
     def check_model(self) -> None:
         """Raise RuntimeError where the model no longer consists of the tensors registered."""
+        parameters = self._model.parameters()
+        if len(parameters) == len(self._parameters) and all(
+            map(operator.is_, parameters, self._parameters)
+        ):
+            return
         registered = {id(shadow.live): shadow.name for shadow in self.shadows}
         present = {id(live): names[0] for names, live, _ in self._averaged_tensors()}
         changed = [name for key, name in registered.items() if key not in present]
@@ -236,13 +257,25 @@ class ShadowStore:
                 total += float((difference.astype("float64") ** 2).sum())
         return float(np.sqrt(total))
 
+    def _column(self, part: Part) -> list[Shadow]:
+        """Return what an update moves of this part, in the same list while that is the same."""
+        if part == "all":
+            return self._moving
+        frozen = [shadow.is_frozen for shadow in self._moving]
+        if frozen != self._frozen:
+            self._frozen = frozen
+            self._parts = [[], []]
+            for shadow, is_frozen in zip(self._moving, frozen):
+                self._parts[is_frozen].append(shadow)
+        return self._parts[part == "frozen"]
+
     def _averaged_tensors(self) -> list[tuple[list[str], Any, bool]]:
         """Return (names, tensor, whether BN's) of all that is averaged; a tied one comes once."""
         buffers, include, exclude = self._policy
         statistics = batch_norm_statistics(self._model)
         parameters = {id(parameter) for parameter in self._model.parameters()}
         tensors: dict[int, tuple[list[str], Any]] = {}
-        for name, live in self._model.state_dict().items():
+        for name, live in self._model.state_dict(use_hook=False).items():
             is_candidate = id(live) in parameters and live.dtype in _WIDTHS
             if is_candidate and (buffers != "copy" or id(live) not in statistics):
                 tensors.setdefault(id(live), ([], live))[0].append(name)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Optional, Sequence
+from typing import TYPE_CHECKING, Sequence
 
 from . import kernels
-from .background import BackgroundUpdate, non_finite_error
+from .background import BackgroundUpdate
 from .fit import Counters
 from .moving import MovingTensors
+from .shadow import Part
 
 if TYPE_CHECKING:
     from .updated import UpdatedAverage
@@ -87,38 +88,51 @@ def update_together(averages: Sequence[UpdatedAverage]) -> list[float]:
 def update_beside(averages: Sequence[UpdatedAverage]) -> list[float]:
     """Do the same on the helper thread where that gains; see `update_all`."""
     able = [average for average in averages if not average._moves_itself]
-    moving = _moving_tensors(able, holds_statistics=True) if able else None
-    gains = moving is not None and kernels.gains_in_background(moving.num_moved)
-    if moving is None or not gains or not moving.is_on_host:
+    trained = _moving_tensors(able, "trained") if able else None
+    gains = trained is not None and kernels.gains_in_background(trained.num_moved)
+    if trained is None or not gains or not trained.is_on_host:
         return update_together(averages)
     for average in averages:
         average._require_updatable()
     done = update_together([average for average in averages if average._moves_itself])
+    # Whatever writes to a frozen parameter may do so at any time: it is copied at once.
+    frozen = _moving_tensors(able, "frozen")
+    checks = any(average.checks_finite for average in able)
+    if checks and frozen.num_moved:
+        _require_finite(able, _moving_tensors(able))
+        checks = False
     plan = _Plan(able)
-    has_to_check = any(average.checks_finite for average in able)
-    if has_to_check or any(plan.weights):
-        moving.hold()
-        BackgroundUpdate(able, lambda: _check_and_move(moving, has_to_check, plan)).start()
+    if any(plan.weights):
+        frozen.hold()
+        frozen.move(plan.weights)
+    if checks or any(plan.weights):
+        trained.hold()
+        BackgroundUpdate(able, lambda: _check_and_move(trained, checks, plan)).start()
     else:
         plan.commit()
     inline, beside = iter(done), iter(plan.shares)
     return [next(inline if average._moves_itself else beside) for average in averages]
 
 
-def _check_and_move(moving: MovingTensors, has_to_check: bool, plan: _Plan) -> Optional[str]:
-    """Return the name of a weight that is NaN or infinite; where there is none, move and count."""
-    fault = moving.first_non_finite() if has_to_check else None
-    if fault is None:
-        moving.move(plan.weights)
-        plan.commit()
-    return fault
+def _check_and_move(moving: MovingTensors, checks: bool, plan: _Plan) -> None:
+    """Move and count, where no weight is NaN or infinite; raises otherwise."""
+    fault = moving.first_non_finite() if checks else None
+    if fault is not None:
+        raise _non_finite_error(fault)
+    moving.move(plan.weights)
+    plan.commit()
+    written = moving.written()
+    if written:
+        raise RuntimeError(
+            f"{written[0]} was written to while an average was moving towards it, which may have "
+            "taken a mix; set_state_dict() or register() mends it. Call wait() before you write to "
+            "weights, or attach(optimizer, overlap=False)"
+        )
 
 
-def _moving_tensors(
-    averages: Sequence[UpdatedAverage], holds_statistics: bool = False
-) -> MovingTensors:
+def _moving_tensors(averages: Sequence[UpdatedAverage], part: Part = "all") -> MovingTensors:
     first, *others = (average._store for average in averages)
-    return first.moving_tensors(others, holds_statistics)
+    return first.moving_tensors(others, part)
 
 
 def _require_finite(averages: Sequence[UpdatedAverage], moving: MovingTensors) -> None:
@@ -129,4 +143,8 @@ def _require_finite(averages: Sequence[UpdatedAverage], moving: MovingTensors) -
         moving = _moving_tensors(checked)
     fault = moving.first_non_finite()
     if fault is not None:
-        raise non_finite_error(fault)
+        raise _non_finite_error(fault)
+
+
+def _non_finite_error(name: str) -> FloatingPointError:
+    return FloatingPointError(f"{name} holds NaN or Inf; the average stays what it was")

@@ -162,7 +162,7 @@ class UpdatedAverage:
 
     def __getstate__(self) -> dict[str, Any]:
         """Return what a copy gets: no thread moves it, and no optimizer updates it."""
-        self.wait()
+        self._require_raw("a copy of it")
         return {**self.__dict__, "_background": None, "_attachment": None}
 
     @property

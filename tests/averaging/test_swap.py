@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import paddle
 import pytest
 from networks import Oddities, TinyBN
@@ -242,3 +244,87 @@ def test_another_average_that_is_applied_does_not_show_in_this_one_s_state():
         inside = {name: t.numpy().tobytes() for name, t in whole.averaged_state_dict().items()}
     assert inside == before
     assert read.averaged_state_dict()["bn._mean"].tolist() == [4.0] * 4
+
+
+def averaged_bits(ema):
+    return {name: t.numpy().tobytes() for name, t in ema.averaged_state_dict().items()}
+
+
+@pytest.mark.parametrize("part", [lambda model: model, lambda model: model.bn])
+def test_a_model_state_taken_while_applied_stays_the_average(part, moved):
+    model, ema = moved
+    names = {id(tensor): tensor.name for tensor in model.state_dict().values()}
+    raw = bits(part(model).state_dict())
+    with ema.average_parameters():
+        kept = part(model).state_dict()
+        inside = bits(kept)
+        assert [kept[name].name for name in kept] == [
+            names[id(live)] for live in part(model).state_dict(use_hook=False).values()
+        ]
+    assert bits(kept) == inside != raw
+    assert bits(part(model).state_dict()) == raw
+    # Only for the time of the swap: afterwards a state is of the live tensors again.
+    assert all(id(tensor) in names for tensor in part(model).state_dict().values())
+
+
+def test_a_model_exported_while_applied_is_the_average(moved, tmp_path):
+    model, ema = moved
+    averaged = averaged_bits(ema)
+    spec = [paddle.static.InputSpec([None, 1, 28, 28], "float32")]
+    model.eval()
+    with ema.average_parameters():
+        paddle.save(model.state_dict(), str(tmp_path / "average.pdparams"))
+        paddle.jit.save(model, str(tmp_path / "model"), input_spec=spec)
+    assert bits(paddle.load(str(tmp_path / "average.pdparams"))) == averaged
+    exported = paddle.jit.load(str(tmp_path / "model"))
+    image = paddle.randn([2, 1, 28, 28])
+    with ema.average_parameters():
+        expected = model(image)
+    assert (exported(image) - expected).abs().max() < 1e-5
+
+
+def test_writing_through_a_model_state_while_applied_is_an_error(moved):
+    model, ema = moved
+    written = pytest.raises(RuntimeError, match="the average was written to while it was in the")
+    with written, ema.average_parameters():
+        model.state_dict()["head.weight"].set_value(paddle.zeros([16, 10]))
+
+
+def test_a_copy_of_the_model_while_applied_holds_the_average(moved):
+    model, ema = moved
+    averaged = averaged_bits(ema)
+    with ema.average_parameters():
+        copied = copy.deepcopy(model)
+    assert bits(copied.state_dict()) == averaged
+    copied.head.weight.set_value(paddle.zeros([16, 10]))
+    assert not copied.state_dict()["head.weight"].any()
+
+
+def test_a_copy_of_an_average_swaps_on_its_own(moved):
+    _, ema = moved
+    with ema.average_parameters():
+        pass
+    copied = copy.deepcopy(ema)
+    averaged = averaged_bits(ema)
+    with copied.average_parameters():
+        assert bits(copied.model.state_dict()) == averaged
+    with ema.average_parameters(), pytest.raises(RuntimeError, match="a copy of it needs the raw"):
+        copy.deepcopy(ema)
+
+
+@pytest.mark.parametrize("change", ["storage", "dtype"])
+def test_a_swap_follows_tensors_that_were_put_elsewhere(change, moved):
+    model, ema = moved
+    with ema.average_parameters():
+        pass
+    before = ema.averaged_state_dict()
+    if change == "storage":
+        elsewhere = paddle.zeros([16, 10])
+        model.head.weight.get_tensor()._share_data_with(elsewhere.get_tensor())
+    else:
+        model.to(dtype="float64")
+    raw = bits(model.state_dict())
+    with ema.average_parameters():
+        inside = model.state_dict()
+        assert all((inside[n].astype("float32") == before[n]).all() for n in before)
+    assert bits(model.state_dict()) == raw
