@@ -78,6 +78,8 @@ def _draw_curve(axes: Any, rows: Sequence[Row]) -> None:
         color = _color_of(curve[0])
         points = [row.x for row in curve], [row.median for row in curve]
         axes.plot(*points, "o-", color=color, label=name, markersize=4)
+    marks = [(row.x, mark) for row in rows if (mark := _reach_in_unit(row, rows)) is not None]
+    axes.plot(*zip(*marks), "_", color=_REACH, label="to reach", markersize=14)
     axes.set_xscale("log")
     axes.set_xticks(sorted({row.x for row in rows if row.x is not None}))
     axes.get_xaxis().set_major_formatter(lambda value, _: f"{value:,.0f}")

@@ -12,7 +12,7 @@ from ..paths import by_kernels, load_compiled
 from ..rows import Findings, Reach
 from ..settings import Settings
 from ..shapes import Size, Tensors, equal_tensors
-from ..timing import Entry, Unit, measure_group, repeated
+from ..timing import Contender, Entry, Unit, measure_group, repeated
 from .update import DECAY, MIN_WEIGHTS_OF_TWO
 
 # What noise may add to a cost that does not grow.
@@ -84,14 +84,18 @@ def _over_averages(settings: Settings) -> Findings:
     averages = [_average_of(model) for _ in range(max(counts))]
     entries: list[Entry] = []
     for count in counts:
-        some, name = averages[:count], f"ppema: {count} averages"
-        base = entries[0].name if entries else None
-        reach = Reach((1 + 2 * count) / 3, "ratio") if entries else None
-        contender = _contender(some, settings)
+        name, base = f"ppema: {count} averages", entries[0].name if entries else None
+        # Each weight is read once, and each average is read and written.
+        reach = Reach((1 + 2 * count) / (3 * count), "ratio") if entries else None
+        contender = _divided(_contender(averages[:count], settings), count)
         entries.append(Entry(name, contender, base, reach, x=count))
-    unit = Unit("ns a weight", 1e9 / size.num_weights)
+    unit = Unit("ns a weight of an average", 1e9 / size.num_weights)
     group = f"so many averages of {size.num_weights:,} weights"
     return Findings(measure_group(group, entries, settings.rounds_or(15), unit))
+
+
+def _divided(contender: Contender, count: int) -> Contender:
+    return lambda: contender() / count
 
 
 def _own_entry(name: str, size: Size, settings: Settings) -> Entry:
@@ -104,7 +108,7 @@ def _average_of(model: Any) -> Any:
     return average
 
 
-def _contender(averages: Sequence[Any], settings: Settings) -> Any:
+def _contender(averages: Sequence[Any], settings: Settings) -> Contender:
     compiled = load_compiled()
     return repeated(
         lambda: ppema.update_all(averages), settings.least_s, lambda: by_kernels(compiled)
