@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import json
 import os
+import re
+import shlex
 import statistics
 import subprocess
 import sys
@@ -18,7 +21,8 @@ from conftest import REPOSITORY
 TOOLS = REPOSITORY / "tools"
 sys.path.insert(0, str(TOOLS))
 
-from benchmarks import allocated, limit, report, resident, rivals, shapes, timing  # noqa: E402
+import benchmark as benchmark_tool  # noqa: E402
+from benchmarks import allocated, limit, picture, report, resident, rivals, shapes, timing  # noqa: E402
 from benchmarks.data import open_archives  # noqa: E402
 from benchmarks.paths import by_kernels  # noqa: E402
 from benchmarks.remote import Remote, RemoteError  # noqa: E402
@@ -409,13 +413,13 @@ def test_the_models_have_the_weights_of_those_they_are_named_after():
     assert [p.shape for p in tensors.parameters()] == [[5], [5], [5]]
 
 
-def test_one_bit_that_differs_is_counted():
+def test_each_weight_that_differs_in_a_bit_is_counted():
     first, second = step.make_lenet_step(False).model, step.make_lenet_step(True).model
     assert step.num_differing(first, second) == 0
     weight = second.fc[0].bias.numpy()
-    weight.view("i4")[3] ^= 1
+    weight.view("i4")[3:5] ^= 1
     second.fc[0].bias.set_value(weight)
-    assert step.num_differing(first, second) == 1
+    assert step.num_differing(first, second) == 2
 
 
 def test_kernels_are_as_before_whatever_happens():
@@ -462,14 +466,18 @@ def test_a_process_that_fails_is_an_error_that_says_why():
 
 def test_the_digits_are_written_as_paddle_and_ppema_read_them():
     from ppema.data import MNIST, load_dataset
+    from ppema.data.digits import load_digits
 
     with open_archives(Settings(is_quick=True)) as archives:
         images, labels = archives.paths("test")
         theirs = paddle.vision.datasets.MNIST(images, labels, "test", download=False)
         ours = load_dataset(MNIST("test", str(archives.folder)), "error")
     assert len(theirs) == len(ours) == 300
-    np.testing.assert_array_equal(np.asarray(theirs[7][0]), ours.images[7, 0])
-    assert int(theirs[7][1][0]) == ours.labels[7]
+    digits = load_digits("test")
+    np.testing.assert_array_equal(ours.images, digits.images[:300])
+    np.testing.assert_array_equal(ours.labels, digits.labels[:300])
+    np.testing.assert_array_equal(np.asarray(theirs[7][0]), digits.images[7, 0])
+    assert int(theirs[7][1][0]) == digits.labels[7]
 
 
 def test_the_table_marks_what_is_not_met():
@@ -482,6 +490,51 @@ def test_the_table_marks_what_is_not_met():
     assert lines[3].split() == ["base", "2", "ms", "[1.50", "to", "2.50]"]
     assert lines[4].endswith("8 ms    4 x base  3 to 4          ≤ 2 x     NOT MET")
     assert lines[5] == "note: a word"
+
+
+def test_the_mark_in_a_picture_is_where_the_figure_would_be_reached():
+    base = Row("g", "base", "ms", (4.0, 4.0))
+    by_ratio = Row("g", "a", "ms", (1.0,), "base", (0.25,), Reach(0.5, "ratio"))
+    by_median = Row("g", "b", "ms", (1.0,), "base", (0.25,), Reach(0.5, "median"))
+    rows = [base, by_ratio, by_median]
+    assert [picture._reach_in_unit(row, rows) for row in rows] == [None, 2.0, 0.5]
+
+
+def test_a_block_of_steps_has_an_update_after_each():
+    calls = []
+
+    @contextlib.contextmanager
+    def way():
+        calls.append("in")
+        yield lambda: calls.append("update")
+        calls.append("out")
+
+    assert step._block_s(lambda: calls.append("step"), way) >= 0.0
+    assert calls == ["in", *["step", "update"] * 3, "out"]
+
+
+@pytest.mark.parametrize("name", ["ppema in line", "ppema overlapped"])
+def test_an_average_follows_the_steps_of_its_blocks_only(name):
+    lenet = step.make_lenet_step(False)
+    before = vars(lenet.optimizer).get("step")
+    way = step.ways_of(lenet)[name]
+    step._block_s(lenet, way)
+    assert vars(lenet.optimizer).get("step") is before
+    with way() as after_step:
+        is_attached = vars(lenet.optimizer).get("step") is not before
+        average = getattr(after_step, "__self__", None)
+    assert is_attached is (name == "ppema overlapped")
+    assert (average.num_updates if average else 3) == 3
+
+
+def test_the_commands_and_pictures_of_the_page_are_there():
+    page = (REPOSITORY / "docs/performance.md").read_text(encoding="utf-8")
+    commands = re.findall(r"^\.venv/bin/python tools/benchmark\.py (.+)$", page, re.M)
+    parsed = [benchmark_tool.parse_arguments(shlex.split(command)) for command in commands]
+    assert [arguments.subject for arguments in parsed] == [*SUBJECTS, "all"]
+    pictures = re.findall(r"\]\((images/[^)]+)\)", page)
+    assert len(pictures) == len(SUBJECTS)
+    assert all((REPOSITORY / "docs" / path).is_file() for path in pictures)
 
 
 @pytest.mark.parametrize(
