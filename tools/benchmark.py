@@ -76,8 +76,9 @@ def main(argv: Sequence[str]) -> int:
             print(f"\n== {name}: {SUBJECTS[name]}", flush=True)
             found[name] = _subject(name).measure(settings)
             print(report.table(found[name]), flush=True)
-    if arguments.json is not None:
-        report.write_json(report.as_json(facts, found), arguments.json)
+            # After each, so that what took minutes is not lost with what comes later.
+            if arguments.json is not None:
+                report.write_json(report.as_json(facts, found), arguments.json)
     if arguments.picture is not None:
         draw(found, facts, arguments.picture)
     return 0
@@ -111,10 +112,9 @@ def _subject(name: str) -> Any:
 
 
 def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"must be at least 1, got {value}")
-    return value
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"must be a whole number, at least 1, got {text!r}")
+    return int(text)
 
 
 if __name__ == "__main__":

@@ -265,7 +265,8 @@ def test_torch_is_measured_where_an_interpreter_has_it(tmp_path):
     [
         (["speed"], "argument SUBJECT: invalid choice: 'speed'"),
         ([], "the following arguments are required: SUBJECT"),
-        (["update", "--rounds", "0"], "argument --rounds: must be at least 1, got 0"),
+        (["update", "--rounds", "0"], "argument --rounds: must be a whole number, at least 1"),
+        (["update", "--rounds", "few"], "argument --rounds: must be a whole number, at least 1"),
         (["update", "--json", "no/such/a.json"], "no/such/a.json: its folder does not exist"),
         (["update", "--torch", "/no/python"], "--torch /no/python: "),
     ],
@@ -289,6 +290,13 @@ def test_a_folder_that_lacks_an_archive_is_one_line(run_tool, tmp_path):
     result = run_tool("benchmark", "eval", "--quick", "--dataset_dir", tmp_path)
     assert result.code == 3
     assert result.err == f"dataset_dir {tmp_path}: lacks train-images-idx3-ubyte.gz\n"
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs a disk that is full")
+def test_a_full_disk_is_one_line(tmp_path):
+    result = benchmark("swap", "--quick", "--json", "/dev/full", cwd=tmp_path)
+    assert result.returncode == 6
+    assert result.stderr == "No space left on device\n"
 
 
 def test_a_row_takes_medians_and_ratios_round_by_round():
