@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any, Iterable, Optional
+from typing import Any, Iterable, Optional, Sequence
 
 import numpy as np
+import paddle
 
 from .views import flat_view, is_viewable
 
@@ -15,18 +16,32 @@ def first_non_finite(tensors: Iterable[tuple[str, Any]]) -> Optional[str]:
     The sum of squares is what is looked at, so that one that overflows counts as infinite.
     Paddle's CPU kernels hide NaN (relu gives 0, argmax ignores it): the loss would not tell.
     """
+    unread: list[tuple[str, Any]] = []
     for name, tensor in tensors:
         if not tensor.is_floating_point():
             continue
-        if is_viewable(tensor):
-            view = flat_view(tensor)
-            with np.errstate(over="ignore", invalid="ignore"):
-                total = float(np.dot(view, view))
-        else:
-            total = float(tensor.astype("float32").square().sum())
+        if not is_viewable(tensor):
+            # Detached: a graph would hold a float32 copy of each weight until all are read.
+            unread.append((name, tensor.detach().astype("float32").square().sum()))
+            continue
+        view = flat_view(tensor)
+        with np.errstate(over="ignore", invalid="ignore"):
+            total = float(np.dot(view, view))
         if not np.isfinite(total):
-            return name
-    return None
+            return _first_of(unread) or name
+    return _first_of(unread)
+
+
+def _first_of(totals: Sequence[tuple[str, Any]]) -> Optional[str]:
+    """Return the name of the first total that is NaN or Inf, in one read of each device."""
+    by_place: dict[str, list[int]] = {}
+    for index, (_, total) in enumerate(totals):
+        by_place.setdefault(str(total.place), []).append(index)
+    faulty: list[int] = []
+    for indices in by_place.values():
+        values = paddle.stack([totals[index][1] for index in indices]).numpy()
+        faulty.extend(index for index, value in zip(indices, values) if not np.isfinite(value))
+    return totals[min(faulty)][0] if faulty else None
 
 
 def is_finite(tensor: Any) -> bool:

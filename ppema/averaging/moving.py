@@ -6,13 +6,13 @@ import itertools
 import math
 import time
 from dataclasses import dataclass, replace
-from typing import Any, Iterable, Optional, Sequence
+from typing import Any, Optional, Sequence
 
 import numpy as np
 import paddle
 
 from . import kernels
-from .finite import is_finite, is_finite_array
+from .finite import first_non_finite, is_finite, is_finite_array
 from .marks import Marks
 from .place import at_place
 from .swap import storage_of
@@ -103,9 +103,10 @@ class MovingTensors:
 
     def first_non_finite(self) -> Optional[str]:
         """Return the name of a live tensor that holds NaN or Inf, None where all are finite."""
-        suspects: Iterable[Shadow] = (shadow for _, shadow in self._others)
-        if not all(group.is_finite() for group in self._groups):
-            suspects = itertools.chain.from_iterable(self._columns)
+        others = ((shadow.name, shadow.live) for _, shadow in self._others)
+        if all(group.is_finite() for group in self._groups) and first_non_finite(others) is None:
+            return None
+        suspects = itertools.chain.from_iterable(self._columns)
         return next((shadow.name for shadow in suspects if not is_finite(shadow.live)), None)
 
     def hold(self) -> None:

@@ -16,6 +16,7 @@ from update_paths import bits, use_numba, use_numpy
 
 from ppema import ExponentialMovingAverage, LatestWeightAverage, update_all
 from ppema.averaging import kernels
+from ppema.averaging.moving import MovingTensors
 
 
 class Gate:
@@ -196,6 +197,7 @@ def test_another_average_waits_before_it_changes_the_weights(use, beside, gate):
     gate.open_soon()
     if use == "apply":
         other.apply()
+        average.wait()
         other.restore()
     elif use == "switch":
         other.switch()
@@ -309,6 +311,17 @@ def test_averages_of_one_optimizer_move_in_one_job(beside, monkeypatch):
         assert full_state(one) == full_state(other)
 
 
+@pytest.mark.timeout(60)
+def test_the_helper_thread_does_not_wait_for_itself(beside, monkeypatch):
+    monkeypatch.setattr(kernels, "MIN_WEIGHTS_OF_TWO_THREADS", 0)
+    model, optimizer, average, twin = set_up()
+    average.attach(optimizer)
+    compute_gradients(model, np.random.RandomState(0))
+    optimizer.step()
+    twin.update()
+    assert full_state(average) == full_state(twin)
+
+
 def test_an_update_of_several_raises_once(beside):
     model, _, average, other = set_up()
     model.fc.weight.set_value(np.full([2704, 10], np.inf, "float32"))
@@ -357,8 +370,6 @@ def test_an_interrupt_while_waiting_leaves_an_update_that_is_waited_for(beside, 
 
 
 def test_an_error_on_the_helper_thread_reaches_the_caller(beside, monkeypatch):
-    from ppema.averaging.moving import MovingTensors
-
     model, optimizer, average, _ = set_up()
     average.attach(optimizer)
     compute_gradients(model, np.random.RandomState(0))
@@ -405,13 +416,15 @@ def test_a_small_model_is_updated_in_line(in_line):
     assert full_state(average) == full_state(twin)
 
 
-@pytest.mark.parametrize("reason", ["one core", "another optimizer", "its own update"])
+@pytest.mark.parametrize("reason", ["one core", "on a GPU", "another optimizer", "its own update"])
 def test_what_cannot_gain_or_is_not_safe_is_updated_in_line(reason, in_line, monkeypatch):
     monkeypatch.setattr(kernels, "MIN_WEIGHTS_IN_BACKGROUND", 0)
     kind = {"its own update": "own"}.get(reason, "ema")
     model, optimizer, average, twin = set_up(MAKERS[kind])
     if reason == "one core":
         monkeypatch.setattr(kernels, "_num_cores", lambda: 1)
+    if reason == "on a GPU":
+        monkeypatch.setattr(MovingTensors, "is_on_host", False)
     if reason == "another optimizer":
         optimizer = paddle.optimizer.SGD(parameters=model.conv.parameters())
     average.attach(optimizer)

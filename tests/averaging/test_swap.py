@@ -328,3 +328,14 @@ def test_a_swap_follows_tensors_that_were_put_elsewhere(change, moved):
         inside = model.state_dict()
         assert all((inside[n].astype("float32") == before[n]).all() for n in before)
     assert bits(model.state_dict()) == raw
+
+
+def test_a_second_swap_of_wider_shadows_holds_the_average_of_then(moved):
+    model, _ = moved
+    wide = ExponentialMovingAverage(model, 0.5, shadow_dtype="float64")
+    for _ in range(2):
+        model.head.weight.set_value(model.head.weight + 1)
+        wide.update()
+        averaged = averaged_bits(wide)
+        with wide.average_parameters():
+            assert bits(model.state_dict()) == averaged

@@ -43,7 +43,7 @@ def run(folder, command):
 
 def test_every_block_is_of_a_kind_that_is_tested_here():
     assert {language for language, _ in BLOCKS} == {"bash", "python", "text", "yaml"}
-    assert len(PYTHON) == 3
+    assert len(PYTHON) == 4
 
 
 def test_the_first_two_commands_install_and_then_train_or_test():
@@ -72,7 +72,7 @@ def run_python_that_loads_the_average(folder):
     here = os.getcwd()
     os.chdir(folder)
     try:
-        exec(PYTHON[2], namespace)  # noqa: S102
+        exec(PYTHON[3], namespace)  # noqa: S102
     finally:
         os.chdir(here)
     weights = paddle.load(str(folder / "output/lenet_mnist/best_model/ema.pdparams"))
@@ -98,6 +98,9 @@ def test_the_loop_works_as_written(tmp_path, monkeypatch):
     np.testing.assert_array_equal(saved["fc.0.bias"].numpy(), namespace["accuracy"])
     assert (model.fc[0].bias.numpy() != namespace["accuracy"]).any()
     assert paddle.load("ema.pdstates")["num_updates"] == 3
+    exec(PYTHON[1], namespace)  # noqa: S102
+    assert namespace["ema"].num_updates == 6
+    assert not namespace["ema"].is_attached
 
 
 class Images(paddle.io.Dataset):
@@ -115,7 +118,7 @@ def test_fit_works_as_written(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     data = Images()
     namespace = {"train_data": data, "eval_data": data}
-    exec(PYTHON[1].replace("epochs=5", "epochs=2, verbose=0"), namespace)  # noqa: S102
+    exec(PYTHON[2].replace("epochs=5", "epochs=2, verbose=0"), namespace)  # noqa: S102
     assert namespace["ema"].average.num_updates == 2
     assert namespace["figures"]["loss"]
     network = paddle.vision.models.LeNet()
