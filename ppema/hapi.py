@@ -13,7 +13,7 @@ import paddle
 
 from .averaging import ArgumentError, WeightAverage
 from .averaging.decay import require_whole
-from .checkpoint import read_weight_file, replace_weight_file, to_arrays
+from .checkpoint import read_weight_file, replace_weight_file
 from .errors import CheckpointError
 
 logger = logging.getLogger(__name__)
@@ -156,7 +156,7 @@ class WeightAverageCallback(paddle.callbacks.Callback):
         prefix = self.save_dir / name
         contents = {
             "pdparams": self.average.averaged_state_dict(),
-            "pdstates": to_arrays(self.average.state_dict()),
+            "pdstates": self.average.state_dict(),
         }
         for kind, content in contents.items():
             replace_weight_file(_file(prefix, kind), content)

@@ -36,5 +36,15 @@ def num_correct(logits: Any, label: Any, k: int) -> Any:
     return (predicted == label.unsqueeze(1)).sum()
 
 
+def num_first_and_second(logits: Any, label: Any) -> Any:
+    """Return of how many of `label` [N] the largest, and the second largest, of `logits` is.
+
+    As int64 [2], [1] where there is one class only. In one search for both; the sum of the two is
+    `num_correct` of k = 2.
+    """
+    predicted = paddle.topk(logits, min(2, logits.shape[1]), axis=1)[1]
+    return (predicted == label.unsqueeze(1)).sum(axis=0)
+
+
 def _percent(share: float) -> str:
     return f"{100 * share:.2f} %"

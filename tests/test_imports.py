@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 import ast
+import os
+import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-PACKAGE = Path(__file__).resolve().parents[1] / "ppema"
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGE = ROOT / "ppema"
+
+# Each takes from a thirtieth to a third of a second to import, and not every run needs it.
+SLOW = {"matplotlib", "numba", "pandas", "requests", "scipy", "sklearn", "visualdl"}
 
 # What each part of the package may import of ppema, beside itself.
 ALLOWED = {
@@ -65,3 +73,60 @@ def test_every_part_has_its_rule():
 def test_only_the_strict_readers_read_files(call):
     offenders = [path for path in PACKAGE.rglob("*.py") if call in path.read_text()]
     assert offenders == []
+
+
+def modules_of(*arguments):
+    """Return what a fresh process imports, in order."""
+    found = subprocess.run(
+        [sys.executable, "-W", "ignore", "-X", "importtime", *arguments],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+    )
+    return re.findall(r"^import time:.*\| +(\S+)$", found.stderr, re.MULTILINE)
+
+
+@pytest.fixture(scope="module")
+def by_paddle():
+    """Return what Paddle imports itself."""
+    found = set(modules_of("-c", "import paddle"))
+    assert "numpy" in found
+    return found
+
+
+def test_the_averages_need_paddle_and_numpy_and_nothing_else_that_is_slow(by_paddle):
+    added = set(modules_of("-c", "import paddle, ppema.averaging")) - by_paddle
+    assert "ppema.averaging.shadow" in added
+    assert {name for name in added if name.startswith("ppema.")} == {
+        name for name in added if re.match(r"ppema\.averaging(\.|$)", name)
+    }
+    assert not {name.split(".")[0] for name in added} & {*SLOW, "yaml", "PIL", "paddle"}
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["-c", "import ppema"],
+        ["tools/train.py", "-c", "any.yml", "--nonsense"],
+        ["tools/eval.py"],
+        ["tools/average.py", "soup", "a.pdparams", "--greedy"],
+    ],
+)
+def test_what_can_be_said_without_paddle_does_not_wait_for_it(arguments):
+    loaded = {name.split(".")[0] for name in modules_of(*arguments)}
+    assert "ppema" in loaded
+    assert not loaded & {*SLOW, "paddle", "numpy", "yaml"}
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["tools/train.py", "-c", "configs/lenet_mnist.yml", "--check"],
+        ["-c", "import ppema.builder, ppema.engine.evaluate, ppema.engine.weights"],
+    ],
+)
+def test_a_tool_imports_what_is_slow_only_where_it_is_used(arguments, by_paddle):
+    loaded = set(modules_of(*arguments))
+    assert {"ppema", "paddle", "yaml"} <= loaded
+    assert not {name.split(".")[0] for name in loaded - by_paddle} & SLOW

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, Iterable, Optional, Sequence
 
 import numpy as np
@@ -10,26 +11,43 @@ import paddle
 from .views import flat_view, is_viewable
 
 
-def first_non_finite(tensors: Iterable[tuple[str, Any]]) -> Optional[str]:
-    """Return the name of the first tensor that holds NaN or Inf, None where all are finite.
+class FiniteCheck:
+    """Look through the same tensors at each step, keeping what it takes to read each.
 
     The sum of squares is what is looked at, so that one that overflows counts as infinite.
     Paddle's CPU kernels hide NaN (relu gives 0, argmax ignores it): the loss would not tell.
     """
-    unread: list[tuple[str, Any]] = []
-    for name, tensor in tensors:
-        if not tensor.is_floating_point():
-            continue
-        if not is_viewable(tensor):
-            # Detached: a graph would hold a float32 copy of each weight until all are read.
-            unread.append((name, tensor.detach().astype("float32").square().sum()))
-            continue
-        view = flat_view(tensor)
+
+    def __init__(self) -> None:
+        # Of each name, what its tensor was and where it lay, and the view of it, if it has one.
+        self._views: dict[str, tuple[tuple[int, list[int], Any], Any]] = {}
+
+    def first_non_finite(self, tensors: Iterable[tuple[str, Any]]) -> Optional[str]:
+        """Return the name of the first tensor that holds NaN or Inf, None where all are finite."""
+        unread: list[tuple[str, Any]] = []
         with np.errstate(over="ignore", invalid="ignore"):
-            total = float(np.dot(view, view))
-        if not np.isfinite(total):
-            return _first_of(unread) or name
-    return _first_of(unread)
+            for name, tensor in tensors:
+                view = self._view_of(name, tensor)
+                if view is not None:
+                    if not math.isfinite(np.dot(view, view)):
+                        return _first_of(unread) or name
+                elif tensor.is_floating_point():
+                    # Detached: a graph would hold a float32 copy of each until all are read.
+                    unread.append((name, tensor.detach().astype("float32").square().sum()))
+        return _first_of(unread)
+
+    def _view_of(self, name: str, tensor: Any) -> Any:
+        layout = tensor.data_ptr(), tensor.shape, tensor.dtype
+        known = self._views.get(name)
+        if known is None or known[0] != layout:
+            known = layout, flat_view(tensor) if is_viewable(tensor) else None
+            self._views[name] = known
+        return known[1]
+
+
+def first_non_finite(tensors: Iterable[tuple[str, Any]]) -> Optional[str]:
+    """Return what `FiniteCheck` does, for tensors that are looked at once."""
+    return FiniteCheck().first_non_finite(tensors)
 
 
 def _first_of(totals: Sequence[tuple[str, Any]]) -> Optional[str]:

@@ -209,7 +209,8 @@ class ShadowStore:
                 average, live = averages[shadow.name], shadow.live
                 dtype = live.dtype if in_model_dtypes else average.dtype
                 copies[id(live)] = at_place(average.astype(dtype), live.place)
-                if copies[id(live)].data_ptr() == average.data_ptr():
+                # Of an empty tensor the address says nothing.
+                if live.size and copies[id(live)].data_ptr() == average.data_ptr():
                     copies[id(live)] = average.detach().clone()
             state = self._model.state_dict(use_hook=False)
             for live in state.values():

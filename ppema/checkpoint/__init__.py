@@ -4,7 +4,7 @@ from .optimizer_state import load_structured_optimizer_state, structured_optimiz
 from .run_lock import LOCK, RunLock
 from .store import BEST, FINAL, Checkpoint, CheckpointStore, is_checkpoint_folder
 from .strict import load_strictly, require_finite
-from .weight_file import read_weight_file, replace_weight_file, to_arrays
+from .weight_file import read_weight_file, replace_weight_file
 
 __all__ = [
     "BEST",
@@ -20,5 +20,4 @@ __all__ = [
     "replace_weight_file",
     "require_finite",
     "structured_optimizer_state",
-    "to_arrays",
 ]

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Callable
 
 
-def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
+def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     """Let `write` make a file that takes the place of `path` once it is whole and on the disk.
 
     `write` gets another path, in the same folder, and waits until the disk has what it wrote.

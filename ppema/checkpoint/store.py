@@ -14,7 +14,8 @@ from typing import Any, Callable, Mapping, Optional, Union
 
 from ..errors import CheckpointError, StorageError
 from .files import reason, sha256_of, sync_folder
-from .weight_file import read_weight_file, write_weight_file
+from .weight_file import read_weight_file
+from .weight_writer import write_weight_file
 
 logger = logging.getLogger(__name__)
 
@@ -172,9 +173,9 @@ class CheckpointStore:
             temporary.mkdir()
             entries = {}
             for name, (role, make_contents) in files.items():
-                write_weight_file(temporary / name, make_contents())
-                size = (temporary / name).stat().st_size
-                entries[name] = {"role": role, "size": size, "sha256": sha256_of(temporary / name)}
+                # The digest is of what was to be written, so it tells a disk that wrote else.
+                written = write_weight_file(temporary / name, make_contents())
+                entries[name] = {"role": role, "size": written.size, "sha256": written.sha256}
             self._write_manifest(temporary, {"step": step, **facts, "files": entries})
             _remove(target)
             os.rename(temporary, target)

@@ -7,6 +7,7 @@ from typing import Any, Mapping
 import numpy as np
 import paddle
 
+from ..averaging.finite import is_finite
 from ..averaging.fit import describe_misfit
 from ..errors import CheckpointError, NonFiniteError
 
@@ -41,9 +42,6 @@ def copy_strictly(targets: Mapping[str, Any], state: Mapping[str, Any], source: 
 def require_finite(state: Mapping[str, Any], purpose: str) -> None:
     """Raise NonFiniteError where a weight is NaN or infinite: `… holds NaN; refusing to …`."""
     for name, tensor in state.items():
-        if not tensor.is_floating_point():
-            continue
-        values = tensor.astype("float32").numpy()
-        if not np.isfinite(values).all():
-            kind = "NaN" if np.isnan(values).any() else "Inf"
+        if tensor.is_floating_point() and not is_finite(tensor):
+            kind = "NaN" if np.isnan(tensor.astype("float64").numpy()).any() else "Inf"
             raise NonFiniteError(f"{name} holds {kind}; refusing to {purpose}")

@@ -6,9 +6,7 @@ Here a file may name only what a genuine weight file needs, and even that is ans
 
 from __future__ import annotations
 
-import os
 import pickle
-import warnings
 from pathlib import Path
 from typing import Any, Callable, Optional, Tuple, Union
 
@@ -17,11 +15,10 @@ import paddle
 
 from ..errors import CheckpointError, StorageError
 from .files import reason, write_atomically
+from .weight_writer import PADDLE_NAMES, write_weight_file
 
 # Paddle's own limit.
 _MAX_RANK = 9
-# The entry that paddle.save adds beside the weights: Paddle's own names for them.
-_PADDLE_NAMES = "StructuredToParameterName@@"
 _DTYPES = {
     "b1",
     *(kind + size for kind in "iu" for size in "1248"),
@@ -32,29 +29,6 @@ _FIRST_BYTES = {
     b"\x1f\x8b": "gzip-compressed",
     b"\x89H": "an HDF5 file",
 }
-
-
-def write_weight_file(path: Path, tensors: Any) -> None:
-    """Write tensors or plain values as `paddle.save` does, and wait until the disk has them.
-
-    Raises:
-        OSError: the disk refused.
-    """
-    with warnings.catch_warnings():
-        # Paddle's own: the state of plain SGD has nothing in it, which is all right.
-        warnings.filterwarnings("ignore", message="The input state dict is empty")
-        paddle.save(tensors, str(path))
-    with open(path, "rb") as file:
-        os.fsync(file.fileno())
-
-
-def to_arrays(value: Any) -> Any:
-    """Return nested tensors as arrays: Paddle would save their automatic names with them."""
-    if isinstance(value, dict):
-        return {key: to_arrays(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [to_arrays(item) for item in value]
-    return value.numpy() if paddle.is_tensor(value) else value
 
 
 def replace_weight_file(path: Path, tensors: Any) -> None:
@@ -93,7 +67,7 @@ def read_weight_file(path: Union[str, Path]) -> dict[str, Any]:
         ) from None
     if not isinstance(content, dict):
         raise CheckpointError(f"{path}: is not a Paddle weight file (no table of names)")
-    content.pop(_PADDLE_NAMES, None)
+    content.pop(PADDLE_NAMES, None)
     try:
         state = _materialise(content, {})
     except (TypeError, ValueError, RecursionError) as error:

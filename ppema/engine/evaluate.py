@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import Any, Callable, Mapping, Optional
 
 import paddle
@@ -10,7 +11,8 @@ import paddle
 from ..averaging import WeightAverage
 from ..checkpoint import require_finite
 from ..errors import NonFiniteError
-from ..metrics import Evaluation, num_correct
+from ..metrics import Evaluation, num_first_and_second
+from .two_threads import can_take_two_threads, map_in_two_threads
 
 RAW = "raw"
 
@@ -26,20 +28,24 @@ def evaluate(model: Any, loss_fn: Callable[..., Any], reader: Any) -> Evaluation
     require_finite(model.state_dict(), "evaluate")
     modes = [(layer, layer.training) for layer in model.sublayers(include_self=True)]
     model.eval()
+    count = partial(_count_batch, model, loss_fn)
     try:
         with paddle.no_grad():
-            counted = [_count_batch(model, loss_fn, batch) for batch in reader.batches(1)]
+            if can_take_two_threads(model, loss_fn):
+                counted = map_in_two_threads(count, reader.batches(1))
+            else:
+                counted = [count(batch) for batch in reader.batches(1)]
     finally:
         for layer, was_training in modes:
             layer.training = was_training
     # Read from the device once: a read per batch would wait for each.
+    losses = paddle.stack([loss.reshape([]) for _, loss, _ in counted]).tolist()
+    ranks = paddle.stack([ranks for *_, ranks in counted]).sum(axis=0).tolist()
     num_samples = sum(count for count, *_ in counted)
-    loss = math.fsum(count * float(loss) for count, loss, _, _ in counted) / num_samples
+    loss = math.fsum(count * loss for (count, *_), loss in zip(counted, losses)) / num_samples
     if not math.isfinite(loss):
         raise NonFiniteError(f"the evaluation loss is {loss}; the weights are finite, the data not")
-    top1 = sum(int(correct) for _, _, correct, _ in counted) / num_samples
-    top2 = sum(int(correct) for _, _, _, correct in counted) / num_samples
-    return Evaluation(top1, top2, loss)
+    return Evaluation(ranks[0] / num_samples, sum(ranks) / num_samples, loss)
 
 
 def evaluate_all(
@@ -82,8 +88,8 @@ def table(
     )
 
 
-def _count_batch(model: Any, loss_fn: Callable[..., Any], batch: Any) -> tuple[int, Any, Any, Any]:
+def _count_batch(model: Any, loss_fn: Callable[..., Any], batch: Any) -> tuple[int, Any, Any]:
     image, label = paddle.to_tensor(batch.image), paddle.to_tensor(batch.label)
     logits = model(image)
     loss = loss_fn(logits, label)
-    return len(batch.label), loss, num_correct(logits, label, 1), num_correct(logits, label, 2)
+    return len(batch.label), loss, num_first_and_second(logits, label)

@@ -161,7 +161,7 @@ def _without_nan(value: Any) -> Any:
 
 
 def _log_writer_class() -> Any:
-    # VisualDL takes a second to import, and warns of what it imports itself.
+    # Imported at the first record: not every run writes them, and it warns of what it imports.
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         from visualdl import LogWriter

@@ -15,7 +15,6 @@ from ..checkpoint import (
     load_structured_optimizer_state,
     require_finite,
     structured_optimizer_state,
-    to_arrays,
 )
 from ..errors import CheckpointError
 from .rng import rng_from_json, rng_to_json
@@ -40,7 +39,7 @@ def checkpoint_files(trainer: Trainer) -> dict[str, tuple[str, Callable[[], Any]
     """Return name -> (role, maker of the contents) of every file of a checkpoint.
 
     Raises:
-        RuntimeError: an average is applied at the moment.
+        RuntimeError: an average is applied at the moment, or has BN statistics to be recomputed.
         NonFiniteError: (from a maker) a weight is NaN or infinite; it is not written.
     """
     for name, average in trainer.averages.items():
@@ -48,6 +47,11 @@ def checkpoint_files(trainer: Trainer) -> dict[str, tuple[str, Callable[[], Any]
             raise RuntimeError(
                 f"a checkpoint needs the raw weights, but {name} or another average is applied; "
                 "call restore() first"
+            )
+        if average.is_stale:
+            raise RuntimeError(
+                f"the BN statistics of {name} are of earlier weights than its own; call "
+                "refresh_averages() first"
             )
     files: dict[str, tuple[str, Callable[[], Any]]] = {
         MODEL_FILE: ("raw", lambda: _finite(trainer.model.state_dict()))
@@ -114,15 +118,10 @@ def _trainer_state(trainer: Trainer) -> dict[str, Any]:
 
 def _average_state(average: WeightAverage) -> dict[str, Any]:
     """Return the average's state without the shadows that its own weight file holds already."""
-    state = average.state_dict()
-    served = average.averaged_state_dict()
-    shadow = {
-        name: tensor
-        for name, tensor in state["shadow"].items()
-        if served[name].dtype != tensor.dtype
-        or served[name].numpy().tobytes() != tensor.numpy().tobytes()
-    }
-    return {key: to_arrays(value) for key, value in {**state, "shadow": shadow}.items()}
+    state, model = average.state_dict(), average.model.state_dict()
+    # Where the dtypes are the same, what is served is the shadow, bit for bit.
+    kept = {name: s for name, s in state["shadow"].items() if s.dtype != model[name].dtype}
+    return {**state, "shadow": kept}
 
 
 def _restore_averages(
@@ -147,8 +146,24 @@ def _restore_averages(
             raise CheckpointError(f"{checkpoint.path.name}: average {name}: {error}") from None
 
 
+def _served_state(average: WeightAverage) -> dict[str, Any]:
+    """Return what `averaged_state_dict` does, but the memory of the tensors, where no cast is due.
+
+    A copy of every weight would be as large as the file that it is written to.
+    """
+    model = average.model.state_dict()
+    served = {}
+    for name, shadow in average.state_dict()["shadow"].items():
+        live = model[name]
+        tensor = shadow if shadow.dtype == live.dtype else shadow.astype(live.dtype)
+        # Paddle saves this name too.
+        tensor.name = live.name
+        served[id(live)] = tensor
+    return {name: served.get(id(live), live) for name, live in model.items()}
+
+
 def _finite_average(average: WeightAverage) -> dict[str, Any]:
-    return _finite(average.averaged_state_dict())
+    return _finite(_served_state(average))
 
 
 def _finite(state: dict[str, Any]) -> dict[str, Any]:

@@ -10,7 +10,8 @@ from typing import Any, Mapping, Optional
 
 from ..averaging import PowerFunctionEMA
 from ..checkpoint.files import reason, sha256_of, write_atomically
-from ..checkpoint.weight_file import read_weight_file, write_weight_file
+from ..checkpoint.weight_file import read_weight_file
+from ..checkpoint.weight_writer import write_weight_file
 from ..errors import CheckpointError, StorageError
 from .trainer import Hook, Trainer
 

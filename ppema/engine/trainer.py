@@ -14,7 +14,7 @@ import paddle
 
 from ..averaging import LossGate, WeightAverage, update_all
 from ..averaging.batch_norm import batch_norm_statistics
-from ..averaging.finite import first_non_finite
+from ..averaging.finite import FiniteCheck
 from ..errors import NonFiniteError
 from ..fast_cpu import FastLayers
 from ..metrics import num_correct
@@ -148,6 +148,8 @@ class Trainer:
         # Looked up once: walking the layers at each step costs more than the check itself.
         self._statistics = _moving_buffers(model)
         self._parameters = list(model.named_parameters())
+        self._gradient_check, self._weight_check = FiniteCheck(), FiniteCheck()
+        self._statistics_check = FiniteCheck()
 
     @property
     def steps_per_epoch(self) -> int:
@@ -300,7 +302,9 @@ class Trainer:
         if self.scaler is not None:
             self.scaler.unscale_(self.optimizer)
         gradients = ((name, p.grad) for name, p in self._parameters if not p.stop_gradient)
-        fault = first_non_finite((name, grad) for name, grad in gradients if grad is not None)
+        fault = self._gradient_check.first_non_finite(
+            (name, grad) for name, grad in gradients if grad is not None
+        )
         fault = f"the gradient of {fault}" if fault else self._statistics_fault()
         if self.scaler is not None:
             # The scaler leaves out steps whose gradients overflowed and lowers its scale.
@@ -312,14 +316,15 @@ class Trainer:
             self._count_skip(fault)
             return False
         self._skips_in_a_row = 0
-        fault = first_non_finite(item for item in self._parameters if not item[1].stop_gradient)
+        trained = (item for item in self._parameters if not item[1].stop_gradient)
+        fault = self._weight_check.first_non_finite(trained)
         if fault is not None:
             raise NonFiniteError(f"step {self.step + 1}: {fault} is not finite after the update")
         return True
 
     def _statistics_fault(self) -> Optional[str]:
         """Return the name of a BN statistic or buffer that the forward pass made non-finite."""
-        fault = first_non_finite(self._statistics)
+        fault = self._statistics_check.first_non_finite(self._statistics)
         if fault is not None and self.scaler is not None:
             # The scaler looks at gradients only, and would step.
             raise NonFiniteError(f"step {self.step + 1}: {fault} is not finite under AMP")

@@ -267,3 +267,16 @@ def test_the_initial_share_of_a_very_long_run_is_known_at_once():
     assert started == pytest.approx(np.prod([(1 + t) / (10 + t) for t in range(10)]))
     assert initial_share(lambda t: 0.9999999, 10**9) == pytest.approx(np.exp(-100), rel=1e-3)
     assert initial_share(lambda t: threshold_decay(0.9998, t), 10**12) == 0.0
+
+
+@pytest.mark.parametrize("shadow_dtype", ["float32", "float64"])
+def test_what_is_served_has_the_model_s_dtypes_and_memory_of_its_own(shadow_dtype):
+    model = Oddities()
+    ema = ExponentialMovingAverage(model, 0.9, shadow_dtype=shadow_dtype)
+    served = ema.averaged_state_dict()
+    assert {n: t.dtype for n, t in served.items()} == {
+        n: t.dtype for n, t in model.state_dict().items()
+    }
+    for tensor in served.values():
+        tensor.zero_()
+    assert ema.averaged_state_dict()["head.weight"].any()

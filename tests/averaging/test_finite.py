@@ -7,7 +7,7 @@ import math
 import paddle
 import pytest
 
-from ppema.averaging.finite import first_non_finite
+from ppema.averaging.finite import FiniteCheck, first_non_finite
 
 DTYPES = ["float32", "bfloat16", "float64", "float16", "int64", "float32", "bfloat16", "float16"]
 
@@ -60,3 +60,34 @@ def test_what_cannot_be_viewed_is_read_in_one_transfer(monkeypatch):
     monkeypatch.setattr(paddle.Tensor, "__float__", lambda self: pytest.fail("a read of its own"))
     assert first_non_finite(named) is None
     assert reads == [[5]]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda weight: paddle.full([4], math.nan),
+        lambda weight: paddle.to_tensor([1.0, 2.0, math.nan]),
+        lambda weight: paddle.full([4], math.nan, "bfloat16"),
+        # In place, in the memory that was looked at before.
+        lambda weight: weight.scale_(math.nan),
+    ],
+)
+def test_a_check_that_looks_again_follows_its_tensors(change):
+    check, weight = FiniteCheck(), paddle.ones([4])
+    assert check.first_non_finite([("w", weight)]) is None
+    # Held, so that the other tensor lies elsewhere.
+    changed = change(weight)
+    assert check.first_non_finite([("w", changed)]) == "w"
+
+
+@pytest.mark.parametrize("smaller", [paddle.ones([2]), paddle.ones([2], "float64")])
+def test_a_check_does_not_read_past_a_tensor_that_took_the_place_of_another(smaller):
+    check, large = FiniteCheck(), paddle.full([4], math.nan)
+    assert check.first_non_finite([("w", large)]) == "w"
+    large[:] = 1.0
+    large[3] = math.nan
+    shared = paddle.zeros(smaller.shape, smaller.dtype)
+    shared.get_tensor()._share_data_with(large.get_tensor())
+    shared.get_tensor()._set_dims([2])
+    assert shared.data_ptr() == large.data_ptr()
+    assert check.first_non_finite([("w", shared)]) is None

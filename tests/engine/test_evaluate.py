@@ -9,7 +9,7 @@ from trainers import all_bits, make_reader, make_trainer
 
 from ppema.engine.evaluate import choose, evaluate, evaluate_all, table
 from ppema.errors import NonFiniteError
-from ppema.metrics import Evaluation
+from ppema.metrics import Evaluation, num_correct, num_first_and_second
 
 
 def test_the_figures_equal_numpy_s_over_all_images():
@@ -27,6 +27,51 @@ def test_the_figures_equal_numpy_s_over_all_images():
     assert found.top1 == (order[:, 0] == label).mean()
     assert found.top2 == (order[:, :2] == label[:, None]).any(1).mean()
     assert found.loss == pytest.approx((log_sum - logits[np.arange(37), label]).mean(), rel=1e-6)
+
+
+@pytest.mark.parametrize("num_classes", [1, 2, 7])
+def test_one_search_counts_what_two_count_where_logits_are_equal_too(num_classes):
+    random = np.random.RandomState(0)
+    for _ in range(20):
+        logits = paddle.to_tensor(random.randint(0, 3, [50, num_classes]).astype("float32"))
+        label = paddle.to_tensor(random.randint(0, num_classes, [50]))
+        ranks = num_first_and_second(logits, label).tolist()
+        assert ranks[0] == int(num_correct(logits, label, 1))
+        assert sum(ranks) == int(num_correct(logits, label, 2))
+
+
+def test_the_figures_are_read_from_the_device_at_the_end(monkeypatch):
+    reads = []
+    reader = make_reader(32, batch_size=8)
+    model = make_trainer(reader).model
+
+    class Counting:
+        def batches(self, epoch):
+            for batch in reader.batches(epoch):
+                reads.append("batch")
+                yield batch
+
+    for name in ("numpy", "item", "tolist", "__float__", "__int__"):
+        original = getattr(paddle.Tensor, name)
+
+        def read(self, *arguments, original=original):
+            reads.append("read")
+            return original(self, *arguments)
+
+        monkeypatch.setattr(paddle.Tensor, name, read)
+    evaluate(model, paddle.nn.CrossEntropyLoss(), Counting())
+    last = len(reads) - 1 - reads[::-1].index("batch")
+    assert reads[: last + 1].count("batch") == 4
+    assert "read" not in reads[reads.index("batch") : last]
+    assert "read" in reads[last:]
+
+
+def test_a_loss_of_one_number_in_a_list_counts_as_one_number():
+    reader = make_reader(20)
+    model = make_trainer(reader).model
+    plain = paddle.nn.CrossEntropyLoss()
+    listed = evaluate(model, lambda logits, label: plain(logits, label).reshape([1]), reader)
+    assert listed == evaluate(model, plain, reader)
 
 
 def test_modes_weights_and_averages_are_left_as_they_were():
