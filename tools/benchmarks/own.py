@@ -1,0 +1,35 @@
+"""A run of ppema put together as tools/train.py does."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Sequence
+
+from ppema import builder
+from ppema.checkpoint import CheckpointStore
+from ppema.engine.stop import StopSignals
+from ppema.engine.trainer import Trainer
+
+from .data import Archives
+
+CONFIG = Path(__file__).resolve().parents[2] / "configs/lenet_mnist.yml"
+
+
+def overrides(archives: Archives, save_dir: str) -> list[str]:
+    """Return the `-o` of a run on these archives."""
+    folder = archives.folder
+    datasets = [f"{name}.dataset_dir={folder}" for name in ("TrainDataset", "EvalDataset")]
+    return [*datasets, f"save_dir={save_dir}"]
+
+
+def make_trainer(archives: Archives, save_dir: str, more: Sequence[str] = ()) -> Trainer:
+    """Return the trainer of configs/lenet_mnist.yml with the hooks that train.py gives it."""
+    config = builder.read_config(str(CONFIG), [*overrides(archives, save_dir), *more])
+    builder.select_place(config)
+    data = builder.load_data(config, None)
+    trainer = builder.make_trainer(config, data)
+    store = CheckpointStore(builder.run_folder(config), config.keep_checkpoint_max)
+    store.folder.mkdir(parents=True, exist_ok=True)
+    steps = trainer.steps_per_epoch
+    trainer.hooks = builder.make_hooks(config, data, store, steps, None, False, StopSignals())
+    return trainer
