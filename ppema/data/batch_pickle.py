@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import io
 import pickle
+import pickletools
 from typing import Any, Callable, Mapping
 
 import numpy as np
 import numpy.typing as npt
 
+_PUTS = ("PUT", "BINPUT", "LONG_BINPUT")
 # Of a genuine batch: the images are the only array, and they are bytes.
 _RANK = 2
 
@@ -122,6 +124,7 @@ def read_batch(content: bytes) -> dict[str, Any]:
         ValueError: it is damaged, or no table.
     """
     try:
+        _require_small_memo(content)
         # Python 2 wrote the archives: its texts come back as bytes.
         table = _Unpickler(io.BytesIO(content), encoding="bytes").load()
     except ForbiddenImportError:
@@ -133,6 +136,16 @@ def read_batch(content: bytes) -> dict[str, Any]:
     if type(table) is not dict:
         raise ValueError("no table of names")
     return {as_text(key): value for key, value in table.items()}
+
+
+def _require_small_memo(content: bytes) -> None:
+    """Raise ValueError where reading the pickle would take memory out of proportion.
+
+    One opcode of five bytes can make the reader lay out 2**32 places for what it is to remember.
+    """
+    for count, (opcode, argument, _) in enumerate(pickletools.genops(content)):
+        if opcode.name in _PUTS and int(argument or 0) > count + 1:
+            raise ValueError(f"place {argument} after {count} steps")
 
 
 def as_text(value: Any) -> str:

@@ -122,7 +122,10 @@ class ImageFiles:
 def load_image_folder(request: ImageFolder) -> Union[ArrayDataset, SampleDataset]:
     """Return the images of a folder; errors as of `ImageFolder.load`."""
     folder = open_folder(request.dataset_dir)
-    class_names, paths, labels = _find_images(folder, request)
+    try:
+        class_names, paths, labels = _find_images(folder, request)
+    except OSError as error:
+        raise DataError(f"{error.filename}: {error.strerror}") from None
     shape = (request.channels, *request.size)
     files = ImageFiles(paths, labels, request.size, request.channels)
     source = f"{request.mode} images ({len(files):,} in {len(class_names)} classes) from {folder}"
@@ -213,7 +216,7 @@ def _files_in(folder: Path) -> tuple[list[Path], list[Path]]:
     """Return the image files below a folder, in order, and what else lies there."""
     images: list[Path] = []
     others: list[Path] = []
-    for parent, folders, names in os.walk(folder):
+    for parent, folders, names in os.walk(folder, onerror=_raise):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in sorted(names):
             path = Path(parent, name)
@@ -223,6 +226,11 @@ def _files_in(folder: Path) -> tuple[list[Path], list[Path]]:
         if path.stat().st_size == 0:
             raise DataError(f"{path}: is empty")
     return images, others
+
+
+def _raise(error: OSError) -> None:
+    # os.walk would pass over a folder that it may not read.
+    raise error
 
 
 def _part(images: list[Path], request: ImageFolder, label: int) -> list[Path]:

@@ -11,11 +11,15 @@ What is done beside it, and why:
   handled and a dead worker be seen at once; the loader waits in C++, where neither is the case.
 - Paddle's handler for SIGCHLD raises SystemError at any line of the main thread, in the middle of
   a checkpoint too, when a worker that it knows of is killed. It is made to forget these.
+- A forked worker that collects what is left of an earlier loader waits for ever for threads that
+  did not come along. What is inherited is frozen, so that no worker collects it.
 """
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
+import gc
 import mmap
 import multiprocessing
 import os
@@ -24,7 +28,7 @@ import struct
 import sys
 import warnings
 from multiprocessing import connection
-from typing import Any, Callable, NamedTuple, Sequence
+from typing import Any, Callable, Iterator, NamedTuple, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -110,9 +114,12 @@ class BatchWorkers:
             DataError: a sample is at fault, or a worker died.
         """
         self._wait(number)
+        is_whole = True
         try:
             next(self._iterator)
         except SystemError:
+            is_whole = False
+        if not is_whole:
             self._raise_dead()
         slot = self._slots[number % len(self._slots)]
         text = slot.error.tobytes().rstrip(b"\0")
@@ -155,7 +162,6 @@ class _Task:
     def __getitem__(self, job: tuple[int, Sequence[int]]) -> npt.NDArray[np.int64]:
         number, indices = job
         slot = self._slots[number % len(self._slots)]
-        slot.error[:] = 0
         try:
             self._fill(indices, slot)
         except DataError as error:
@@ -188,12 +194,24 @@ def _start(task: _Task, jobs: Sequence[Any], num_workers: int) -> Any:
         worker_init_fn=lambda _: _become_worker(parent),
     )
     # The loader draws a seed for its workers from NumPy's global generator.
-    with kept_generators(), warnings.catch_warnings():
+    with kept_generators(), _frozen_objects(), warnings.catch_warnings():
         # Python 3.12 on: forking beside threads. The workers touch nothing that threads hold.
         warnings.filterwarnings("ignore", message=".*multi-threaded, use of fork")
         iterator = iter(loader)
     core._erase_process_pids(id(iterator))
     return iterator
+
+
+@contextlib.contextmanager
+def _frozen_objects() -> Iterator[None]:
+    """Keep the garbage collector, here and in processes forked here, off all there is by now."""
+    is_mine = gc.get_freeze_count() == 0
+    gc.freeze()
+    try:
+        yield
+    finally:
+        if is_mine:
+            gc.unfreeze()
 
 
 def _only(samples: Sequence[Any]) -> list[Any]:
