@@ -46,14 +46,16 @@ def _require_logits(
     config: Config, logits: Any, num_images: int, class_names: Optional[Sequence[str]]
 ) -> None:
     shape = list(getattr(logits, "shape", []))
-    # A dataset of the user's need not say how many classes it has.
-    num_classes = len(class_names) if class_names else shape[-1] if len(shape) == 2 else "K"
-    if shape != [num_images, num_classes]:
+    gives = f"Model ({config.Model.name}) gives {_shape_of(logits)} for {num_images} images"
+    if class_names is None:
+        # A dataset of the user's need not say how many classes it has.
+        if len(shape) != 2 or shape[0] != num_images:
+            raise config.error("Model", f"{gives}: [{num_images},number of classes] is needed")
+    elif shape != [num_images, len(class_names)]:
         raise config.error(
             "Model.num_classes",
-            f"Model ({config.Model.name}) gives {_shape_of(logits)} for {num_images} images, and "
-            + (f"the data have {num_classes} classes: " if class_names else "a number a class: ")
-            + f"[{num_images},{num_classes}] is needed",
+            f"{gives}, and the data have {len(class_names)} classes: "
+            f"[{num_images},{len(class_names)}] is needed",
         )
 
 

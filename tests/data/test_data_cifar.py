@@ -10,7 +10,8 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from archives import cifar10_members, cifar100_members, md5, python2_pickle, write_tar
+from archives import md5
+from cifar_archives import cifar10_members, cifar100_members, python2_pickle, write_tar
 
 from ppema.data import ArrayReader, Cifar10, Cifar100, cifar, load_dataset, load_datasets
 from ppema.data.batch_pickle import read_batch
