@@ -37,6 +37,7 @@ class RunData:
         """Return what the manifest says of the data, so that a resume takes the same."""
         return {
             "kind": self.eval.kind,
+            "class_names": self.eval.class_names,
             "train": _facts_of(self.train, self.train_dir),
             "eval": _facts_of(self.eval, self.eval_dir),
         }

@@ -65,7 +65,7 @@ class BatchWorkers:
     """Have batches made in other processes, `_PREFETCH` ahead for each of them, in order.
 
     A context manager: the workers end with the block, whatever happens in it. Should this process
-    be killed, the system ends them.
+    be killed, or the thread end that made this object, the system ends them.
 
     Args:
         fill: makes the batch of these indices in a slot; called in a worker.
@@ -91,10 +91,9 @@ class BatchWorkers:
         self._done: set[int] = set()
         self._done_end, done_for_workers = multiprocessing.Pipe(duplex=False)
         task = _Task(fill, self._slots, done_for_workers)
-        before = set(multiprocessing.active_children())
         self._iterator = _start(task, [[(n, part)] for n, part in enumerate(parts)], num_workers)
         done_for_workers.close()
-        self._workers = [w for w in multiprocessing.active_children() if w not in before]
+        self._workers = list(self._iterator._workers)
 
     def __enter__(self) -> BatchWorkers:
         return self

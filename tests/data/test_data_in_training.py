@@ -72,7 +72,7 @@ Averages:
 
 
 @pytest.fixture
-def project(tmp_path):
+def project(tmp_path, own_modules):
     """Return a folder outside the repository with a user's module and config."""
     (tmp_path / "my_data.py").write_text(MY_DATA)
     (tmp_path / "mine.yml").write_text(MY_CONFIG)
@@ -111,6 +111,7 @@ def test_a_user_s_dataset_trains_to_the_same_bits_with_any_workers_and_stopped_a
     expected = final_bytes(project)
     manifest = json.loads((project / "output/mine/model_final/manifest.json").read_text())
     assert manifest["data"]["kind"] == "user"
+    assert manifest["data"]["class_names"] == ["dark", "bright"]
     assert manifest["metrics"]["raw"]["top1"] > 0.9
     out, _ = run(project, "eval")
     assert "data: my_data.Squares (20 samples)" in out
@@ -121,7 +122,8 @@ def test_a_user_s_dataset_trains_to_the_same_bits_with_any_workers_and_stopped_a
             process.send_signal(signal.SIGTERM)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 143
-    assert 5 <= int(re.search(r"after step (\d+), which is saved", err)[1]) < 9
+    found = re.fullmatch(r"stopped by SIGTERM after step (\d+), which is saved; .*\n", err)
+    assert 5 <= int(found[1]) < 9
     run(project, "train", "TrainReader.num_workers=1", flags=["--eval", "-r", "auto"])
     assert final_bytes(project) == expected
 
