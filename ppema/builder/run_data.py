@@ -3,22 +3,33 @@
 from __future__ import annotations
 
 import inspect
+import logging
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Mapping, Optional
 
 from ..checkpoint import Checkpoint
 from ..config import Config, Named
-from ..data import ArrayDataset, ArrayReader, load_dataset, load_datasets
+from ..data import (
+    ArrayDataset,
+    ArrayReader,
+    Dataset,
+    LoaderReader,
+    Reader,
+    load_dataset,
+    load_datasets,
+)
 from .catalog import construct
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class RunData:
     """What a run trains on and evaluates on, both from one source."""
 
-    train: ArrayDataset
-    eval: ArrayDataset
+    train: Dataset
+    eval: Dataset
     train_dir: Optional[str]
     eval_dir: Optional[str]
 
@@ -26,6 +37,7 @@ class RunData:
         """Return what the manifest says of the data, so that a resume takes the same."""
         return {
             "kind": self.eval.kind,
+            "class_names": self.eval.class_names,
             "train": _facts_of(self.train, self.train_dir),
             "eval": _facts_of(self.eval, self.eval_dir),
         }
@@ -47,11 +59,10 @@ def load_data(config: Config, start: Optional[Checkpoint]) -> RunData:
         required_kind=saved["kind"] if saved else None,
         required_digests=(saved["train"]["digest"], saved["eval"]["digest"]) if saved else None,
     )
-    folders = [getattr(r, "dataset_dir", None) for r in (train_request, eval_request)]
-    return RunData(train, evaluation, *folders)
+    return RunData(train, evaluation, _folder_of(train_request), _folder_of(eval_request))
 
 
-def load_eval_data(config: Config, manifest: Mapping[str, Any]) -> ArrayDataset:
+def load_eval_data(config: Config, manifest: Mapping[str, Any]) -> Dataset:
     """Return the evaluation data; of the run that `manifest` is of, where there is one.
 
     Raises:
@@ -66,26 +77,32 @@ def load_eval_data(config: Config, manifest: Mapping[str, Any]) -> ArrayDataset:
     )
 
 
-def make_train_reader(config: Config, dataset: ArrayDataset) -> ArrayReader:
+def make_train_reader(config: Config, dataset: Dataset) -> Reader:
     """Return the reader of the training data, in an order that seed and epoch decide."""
     section = config.TrainReader
-    return ArrayReader(
+    return _make_reader(
         dataset,
-        batch_size=section.batch_size,
+        section.batch_size,
+        "TrainReader",
+        section.num_workers,
         shuffle=section.shuffle,
         drop_last=section.drop_last,
         seed=config.seed,
     )
 
 
-def make_eval_reader(config: Config, dataset: ArrayDataset) -> ArrayReader:
+def make_eval_reader(config: Config, dataset: Dataset) -> Reader:
     """Return the reader of the evaluation data: every image once, in order."""
-    return ArrayReader(
-        dataset, config.EvalReader.batch_size, shuffle=False, drop_last=False, seed=0
-    )
+    section = config.EvalReader
+    return _make_reader(dataset, section.batch_size, "EvalReader", section.num_workers)
 
 
-def note_on(dataset: ArrayDataset) -> str:
+def make_trial_reader(dataset: Dataset, num_images: int) -> Reader:
+    """Return a reader of a few images, for which no worker is started."""
+    return _make_reader(dataset, num_images, "EvalReader", num_workers=0)
+
+
+def note_on(dataset: Dataset) -> str:
     """Return what stands beside each figure where the data are not the ones people expect."""
     return _note(dataset.kind)
 
@@ -95,11 +112,36 @@ def note_on_run(manifest: Mapping[str, Any]) -> str:
     return _note(manifest["data"]["kind"])
 
 
+def _make_reader(
+    dataset: Dataset,
+    batch_size: int,
+    section: str,
+    num_workers: int,
+    shuffle: bool = False,
+    drop_last: bool = False,
+    seed: int = 0,
+) -> Reader:
+    if not isinstance(dataset, ArrayDataset):
+        return LoaderReader(dataset, batch_size, shuffle, drop_last, seed, num_workers)
+    # One is the default, and none is what there are.
+    if num_workers > 1:
+        logger.info(
+            "%s.num_workers: %d is of no use, since these data are in memory", section, num_workers
+        )
+    return ArrayReader(dataset, batch_size, shuffle, drop_last, seed)
+
+
 def _note(kind: str) -> str:
     return " (on the embedded UCI digits, not MNIST)" if kind == "digits" else ""
 
 
-def _facts_of(dataset: ArrayDataset, folder: Optional[str]) -> dict[str, Any]:
+def _folder_of(request: Any) -> Optional[str]:
+    # A dataset of the user's may mean anything by that name.
+    folder = getattr(request, "dataset_dir", None)
+    return folder if isinstance(folder, str) else None
+
+
+def _facts_of(dataset: Dataset, folder: Optional[str]) -> dict[str, Any]:
     absolute = None if folder is None else str(Path(folder).expanduser().absolute())
     return {"source": dataset.source, "digest": dataset.digest, "dataset_dir": absolute}
 

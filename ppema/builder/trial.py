@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, Callable
+from typing import Any, Callable, Optional, Sequence
 
 import paddle
 
 from ..config import Config
 from ..engine.trainer import Trainer
 from .catalog import reason_of
-from .run_data import RunData, make_eval_reader
+from .run_data import RunData, make_trial_reader
 
 
 def try_one_batch(config: Config, trainer: Trainer, data: RunData) -> None:
@@ -24,19 +24,12 @@ def try_one_batch(config: Config, trainer: Trainer, data: RunData) -> None:
     model, dataset = trainer.model, data.train
     generators = paddle.get_rng_state()
     model.eval()
-    batch = next(make_eval_reader(config, dataset).batches(1))
-    image, label = paddle.to_tensor(batch.image[:2]), paddle.to_tensor(batch.label[:2])
-    num_classes = len(dataset.class_names)
+    batch = next(make_trial_reader(dataset, num_images=2).batches(1))
+    image, label = paddle.to_tensor(batch.image), paddle.to_tensor(batch.label)
     try:
         with paddle.no_grad():
             logits = _attempt(config, "Model", config.Model.name, lambda: model(image))
-            if list(getattr(logits, "shape", [])) != [len(label), num_classes]:
-                raise config.error(
-                    "Model.num_classes",
-                    f"Model ({config.Model.name}) gives {_shape_of(logits)} for {len(label)} "
-                    f"images, and the data have {num_classes} classes: "
-                    f"[{len(label)},{num_classes}] is needed",
-                )
+            _require_logits(config, logits, len(label), dataset.class_names)
             loss = _attempt(
                 config, "Loss", config.Loss.name, lambda: trainer.loss_fn(logits, label)
             )
@@ -47,6 +40,23 @@ def try_one_batch(config: Config, trainer: Trainer, data: RunData) -> None:
     finally:
         model.train()
         paddle.set_rng_state(generators)
+
+
+def _require_logits(
+    config: Config, logits: Any, num_images: int, class_names: Optional[Sequence[str]]
+) -> None:
+    shape = list(getattr(logits, "shape", []))
+    gives = f"Model ({config.Model.name}) gives {_shape_of(logits)} for {num_images} images"
+    if class_names is None:
+        # A dataset of the user's need not say how many classes it has.
+        if len(shape) != 2 or shape[0] != num_images:
+            raise config.error("Model", f"{gives}: [{num_images},number of classes] is needed")
+    elif shape != [num_images, len(class_names)]:
+        raise config.error(
+            "Model.num_classes",
+            f"{gives}, and the data have {len(class_names)} classes: "
+            f"[{num_images},{len(class_names)}] is needed",
+        )
 
 
 def _attempt(config: Config, path: str, name: str, call: Callable[[], Any]) -> Any:

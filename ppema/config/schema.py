@@ -46,6 +46,12 @@ class TrainReaderKeys:
     batch_size: int = key("images in a batch", at_least=1)
     shuffle: bool = key("another order each epoch, keyed by seed and epoch", True)
     drop_last: bool = key("leave out a last batch that is not full", False)
+    num_workers: int = key(
+        "processes that make batches ahead, of data that are not in memory; 0 makes them in turn",
+        1,
+        at_least=0,
+        at_most=64,
+    )
 
 
 @dataclass
@@ -53,6 +59,12 @@ class EvalReaderKeys:
     """How evaluation data becomes batches."""
 
     batch_size: int = key("images in a batch; does not change the figures", at_least=1)
+    num_workers: int = key(
+        "processes that make batches ahead, of data that are not in memory; 0 makes them in turn",
+        1,
+        at_least=0,
+        at_most=64,
+    )
 
 
 @dataclass
@@ -122,7 +134,7 @@ FOREIGN_KEYS = {
     "Global": "is no section here: its keys stand at the top, such as epoch: 5 or save_dir: output",
     "architecture": _AS_SECTION + "Model: {name: LeNet}",
     "num_classes": "is an argument of the model here: Model: {name: LeNet, num_classes: 10}",
-    "worker_num": "is not needed here: the training process makes the batches itself",
+    "worker_num": "is written in the readers here: TrainReader: {batch_size: 64, num_workers: 2}",
     "TestReader": _AS_SECTION + "EvalReader: {batch_size: 250}",
     "metric": _NO_METRIC,
     "Metric": _NO_METRIC,

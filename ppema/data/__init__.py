@@ -1,12 +1,19 @@
-"""Data for training and evaluation: where they come from, and batches of them; needs no Paddle."""
+"""Data for training and evaluation: where they come from, and batches of them.
+
+Importing it needs no Paddle; data that are read sample by sample do, when they are read.
+"""
 
 from __future__ import annotations
 
+from .cifar import Cifar10, Cifar100
 from .dataset import ArrayDataset
 from .digits import Digits
-from .mnist import MNIST
-from .reader import ArrayReader, Batch
-from .resolve import DATASETS, DatasetRequest, Offline, load_dataset, load_datasets
+from .image_folder import ImageFolder
+from .loader import LoaderReader
+from .mnist import MNIST, FashionMNIST
+from .reader import ArrayReader, Batch, Reader
+from .resolve import DATASETS, Dataset, DatasetRequest, Offline, load_dataset, load_datasets
+from .samples import SampleDataset
 
 __all__ = [
     "DATASETS",
@@ -14,9 +21,17 @@ __all__ = [
     "ArrayDataset",
     "ArrayReader",
     "Batch",
+    "Cifar10",
+    "Cifar100",
+    "Dataset",
     "DatasetRequest",
     "Digits",
+    "FashionMNIST",
+    "ImageFolder",
+    "LoaderReader",
     "Offline",
+    "Reader",
+    "SampleDataset",
     "load_dataset",
     "load_datasets",
 ]

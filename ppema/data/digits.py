@@ -25,13 +25,15 @@ from __future__ import annotations
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from ..errors import DataError
-from .dataset import ArrayDataset, Mode, array_digest
+from .archives import require_mode
+from .dataset import ArrayDataset, Kind, Mode, array_digest
+from .download import Downloader
 
 _FILE = Path(__file__).with_name("digits.npz")
 _NUM_LEVELS = 16
@@ -57,9 +59,15 @@ class Digits:
 
     mode: Literal["train", "test"]
 
+    kind: ClassVar[Kind] = "digits"
+    title: ClassVar[str] = "the embedded digits"
+
     def __post_init__(self) -> None:
-        if self.mode not in ("train", "test"):
-            raise ValueError(f"mode must be train or test, got {self.mode!r}")
+        require_mode(self.mode)
+
+    def load(self, downloader: Downloader) -> ArrayDataset:
+        """Return what is asked for; nothing is ever downloaded."""
+        return load_digits(self.mode)
 
 
 def load_digits(mode: Mode) -> ArrayDataset:

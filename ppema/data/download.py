@@ -21,6 +21,8 @@ logger = logging.getLogger(__name__)
 Progress = Callable[[int, int], None]
 
 _PROGRESS_INTERVAL_S = 0.1
+# A large file from a slow mirror that keeps sending is worth waiting for.
+_SLOWEST_BYTES_PER_S = 1e5
 
 
 class MirrorsFailedError(DataError):
@@ -36,7 +38,8 @@ class Downloader:
     Args:
         connect_timeout_s: until the mirror's answer begins: name, connection, redirects, headers.
         stall_timeout_s: without a single byte.
-        total_timeout_s: for one file from one mirror.
+        total_timeout_s: for one file from one mirror; a file that takes longer at 100 kB/s has
+            as long as that.
     """
 
     def __init__(
@@ -112,7 +115,7 @@ class Downloader:
         progress: Optional[Progress],
     ) -> None:
         digest, received = hashlib.md5(usedforsecurity=False), 0
-        end = time.monotonic() + self._total_timeout_s
+        end = time.monotonic() + max(self._total_timeout_s, num_bytes / _SLOWEST_BYTES_PER_S)
         transfer.wait_for_answer(min(self._connect_timeout_s, self._total_timeout_s))
         with _replacing(target) as file:
             while chunk := transfer.next_chunk(self._stall_timeout_s, end):

@@ -1,17 +1,19 @@
-"""Batches from a dataset in memory, in an order that seed and epoch alone decide."""
+"""Batches in an order that seed and epoch alone decide; those of a dataset in memory."""
 
 from __future__ import annotations
 
-from typing import Iterator, NamedTuple
+from typing import Iterator, NamedTuple, Sequence, Sized
 
 import numpy as np
 import numpy.typing as npt
 
 from ..errors import DataError
-from .dataset import ArrayDataset
+from .dataset import ArrayDataset, Scale
 
 # What RandomState takes as a part of its key.
 _MAX_KEY = 2**32 - 1
+
+Indices = npt.NDArray[np.int64]
 
 
 class Batch(NamedTuple):
@@ -21,11 +23,11 @@ class Batch(NamedTuple):
     label: npt.NDArray[np.int64]
 
 
-class ArrayReader:
-    """Yield the batches of an epoch, from any sample of it on.
+class Reader:
+    """Yield the batches of an epoch, from any sample of it on; a child makes the batches.
 
     Args:
-        dataset: held as bytes; a batch is normalised when it is asked for.
+        dataset: its length is all that is asked of it here.
         batch_size: images in each batch; the last one may hold fewer.
         shuffle: whether each epoch has an order of its own.
         drop_last: whether a last batch that is not full is left out.
@@ -37,7 +39,7 @@ class ArrayReader:
     """
 
     def __init__(
-        self, dataset: ArrayDataset, batch_size: int, shuffle: bool, drop_last: bool, seed: int
+        self, dataset: Sized, batch_size: int, shuffle: bool, drop_last: bool, seed: int
     ) -> None:
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, got {batch_size}")
@@ -47,13 +49,13 @@ class ArrayReader:
                 f"batch_size {batch_size} with drop_last needs {batch_size} samples, "
                 f"found {len(dataset)}"
             )
-        self.dataset = dataset
+        self._num_samples = len(dataset)
         self._batch_size, self._shuffle = batch_size, shuffle
         self._drop_last, self._seed = drop_last, seed
 
     def __len__(self) -> int:
         """Return the batches of a whole epoch."""
-        return self._num_batches(len(self.dataset))
+        return self._num_batches(self._num_samples)
 
     def batches(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         """Yield the batches of `epoch` that follow its first `start` samples.
@@ -65,32 +67,48 @@ class ArrayReader:
             ValueError: at the call, epoch or start is out of range.
         """
         _require_key("epoch", epoch)
-        if not 0 <= start <= len(self.dataset):
-            raise ValueError(f"start must be in [0, {len(self.dataset)}], got {start}")
-        return self._batches_of(self._order(epoch)[start:])
+        if not 0 <= start <= self._num_samples:
+            raise ValueError(f"start must be in [0, {self._num_samples}], got {start}")
+        order = self._order(epoch)[start:]
+        size = self._batch_size
+        parts = [order[i * size : (i + 1) * size] for i in range(self._num_batches(len(order)))]
+        return self._make(epoch, parts)
 
-    def _batches_of(self, order: npt.NDArray[np.int64]) -> Iterator[Batch]:
-        for index in range(self._num_batches(len(order))):
-            yield self._batch(order[index * self._batch_size : (index + 1) * self._batch_size])
+    def _make(self, epoch: int, parts: Sequence[Indices]) -> Iterator[Batch]:
+        """Yield the batch of each part: the samples at these indices, in this order."""
+        raise NotImplementedError
 
-    def _batch(self, samples: npt.NDArray[np.int64]) -> Batch:
-        # Arrays of its own for each batch, since a device may still read the one before; within
-        # it in place, which is ten times as fast as the same expression with temporaries.
-        image = self.dataset.images.take(samples, axis=0).astype(np.float32)
-        image -= self.dataset.mean
-        image /= self.dataset.std
-        return Batch(image, self.dataset.labels.take(samples))
-
-    def _order(self, epoch: int) -> npt.NDArray[np.int64]:
+    def _order(self, epoch: int) -> Indices:
         if not self._shuffle:
-            return np.arange(len(self.dataset))
+            return np.arange(self._num_samples)
         # NumPy has frozen RandomState's stream; that of Generator may change between versions,
         # and a resumed run would then see some images twice and others never.
-        return np.random.RandomState([self._seed, epoch]).permutation(len(self.dataset))
+        return np.random.RandomState([self._seed, epoch]).permutation(self._num_samples)
 
     def _num_batches(self, num_samples: int) -> int:
         full, rest = divmod(num_samples, self._batch_size)
         return full + (rest > 0 and not self._drop_last)
+
+
+class ArrayReader(Reader):
+    """Yield the batches of a dataset in memory, held as bytes and normalised when asked for.
+
+    Arguments and errors are those of `Reader`.
+    """
+
+    def __init__(
+        self, dataset: ArrayDataset, batch_size: int, shuffle: bool, drop_last: bool, seed: int
+    ) -> None:
+        super().__init__(dataset, batch_size, shuffle, drop_last, seed)
+        self.dataset = dataset
+        self._scale = Scale(dataset.mean, dataset.std)
+
+    def _make(self, epoch: int, parts: Sequence[Indices]) -> Iterator[Batch]:
+        for samples in parts:
+            # Arrays of its own for each batch, since a device may still read the one before.
+            image = self.dataset.images.take(samples, axis=0).astype(np.float32)
+            self._scale.apply(image)
+            yield Batch(image, self.dataset.labels.take(samples))
 
 
 def _require_key(name: str, value: int) -> None:

@@ -3,42 +3,84 @@
 from __future__ import annotations
 
 import logging
-from typing import Literal, Mapping, Optional, Sequence, Union
+from typing import Any, Callable, Literal, Mapping, Optional, Protocol, Sequence, Union
 
 from ..errors import ConfigError, DataError
+from .archives import NotWithinReachError
+from .cifar import Cifar10, Cifar100
 from .dataset import ArrayDataset, Kind
 from .digits import Digits, load_digits
 from .download import Downloader
-from .mnist import MNIST, NotWithinReachError, load_mnist
+from .image_folder import ImageFolder
+from .mnist import MNIST, FashionMNIST
+from .samples import SampleDataset, UserSamples
 
 logger = logging.getLogger(__name__)
 
-DatasetRequest = Union[MNIST, Digits]
 Offline = Literal["digits", "error"]
+Dataset = Union[ArrayDataset, SampleDataset]
+
+
+class DatasetRequest(Protocol):
+    """What a config's words ask for: one class a data set, made of keyword arguments."""
+
+    @property
+    def kind(self) -> Kind:
+        """Return which data it is, for programs."""
+
+    @property
+    def title(self) -> str:
+        """Return what people call it."""
+
+    def load(self, downloader: Downloader) -> Dataset:
+        """Return the data.
+
+        Raises:
+            DataError: missing or damaged; NotWithinReachError where it had to be downloaded.
+        """
+
 
 # What a config may name; keyword arguments make a request of it.
-DATASETS: Mapping[str, type[DatasetRequest]] = {"MNIST": MNIST, "Digits": Digits}
+DATASETS: Mapping[str, Callable[..., DatasetRequest]] = {
+    "MNIST": MNIST,
+    "Digits": Digits,
+    "FashionMNIST": FashionMNIST,
+    "Cifar10": Cifar10,
+    "Cifar100": Cifar100,
+    "ImageFolder": ImageFolder,
+}
 
+# The digits stand in for MNIST, and for nothing else.
+_STAND_IN = (MNIST, Digits)
+_FOLDER_WAY_OUT = "-o TrainDataset.dataset_dir=... EvalDataset.dataset_dir=..."
 _WAYS_OUT = (
     "set offline: digits to use the digits that come with ppema, or name the folder of the four "
-    "files: -o TrainDataset.dataset_dir=... EvalDataset.dataset_dir=..."
+    f"files: {_FOLDER_WAY_OUT}"
 )
-_EVERYDAY_NAMES: Mapping[Kind, str] = {"mnist": "MNIST", "digits": "the embedded digits"}
+_EVERYDAY_NAMES: Mapping[str, str] = {
+    "mnist": "MNIST",
+    "digits": "the embedded digits",
+    "fashion_mnist": "FashionMNIST",
+    "cifar10": "CIFAR-10",
+    "cifar100": "CIFAR-100",
+    "image_folder": "an image folder",
+    "user": "a dataset of your own",
+}
 
 
 def load_datasets(
-    train_request: DatasetRequest,
-    eval_request: DatasetRequest,
+    train_request: Any,
+    eval_request: Any,
     offline: Offline,
     *,
     required_kind: Optional[Kind] = None,
     required_digests: Optional[tuple[str, str]] = None,
-) -> tuple[ArrayDataset, ArrayDataset]:
+) -> tuple[Dataset, Dataset]:
     """Return the data to train on and to evaluate on, both from one source.
 
     Args:
-        train_request: as the config says it.
-        eval_request: likewise, of the same class.
+        train_request: as the config says it: of a class in DATASETS, or a map-style dataset.
+        eval_request: likewise, of the same data.
         offline: what to do when MNIST is asked for, no dataset_dir is given, and it is neither
             in Paddle's cache nor on a mirror: `digits` takes the embedded digits for both, with
             a warning; `error` raises.
@@ -46,11 +88,12 @@ def load_datasets(
         required_digests: the digests of that run, in the order of the requests.
 
     Raises:
-        ConfigError: one request is for MNIST, the other for the digits.
+        ConfigError: the requests are for different data, or one is for none.
         DataError: data are damaged, missing, or not those required; the text says which, where
             they were looked for, and the ways out.
     """
     train, evaluation = _load([train_request, eval_request], offline, required_kind)
+    _require_same_classes(train, evaluation)
     if required_digests is not None:
         for dataset, digest in zip((train, evaluation), required_digests):
             _require_digest(dataset, digest)
@@ -58,12 +101,12 @@ def load_datasets(
 
 
 def load_dataset(
-    request: DatasetRequest,
+    request: Any,
     offline: Offline,
     *,
     required_kind: Optional[Kind] = None,
     required_digest: Optional[str] = None,
-) -> ArrayDataset:
+) -> Dataset:
     """Return one part of the data; arguments and errors as for `load_datasets`."""
     (dataset,) = _load([request], offline, required_kind)
     if required_digest is not None:
@@ -72,12 +115,11 @@ def load_dataset(
 
 
 def _load(
-    requests: Sequence[DatasetRequest], offline: Offline, required_kind: Optional[Kind]
-) -> list[ArrayDataset]:
-    names = " and ".join(type(request).__name__ for request in requests)
-    if not all(isinstance(request, (MNIST, Digits)) for request in requests):
-        raise ConfigError(f"the data must be {' or '.join(DATASETS)}, got {names}")
-    if len({type(request) for request in requests}) > 1:
+    asked: Sequence[Any], offline: Offline, required_kind: Optional[Kind]
+) -> Sequence[Dataset]:
+    requests = [_as_request(one) for one in asked]
+    if len({request.kind for request in requests}) > 1:
+        names = " and ".join(type(one).__name__ for one in asked)
         raise ConfigError(
             f"TrainDataset and EvalDataset are {names}; both must be the same data, since "
             "figures would otherwise mean nothing"
@@ -88,7 +130,7 @@ def _load(
         return _load_digits(requests)
     downloader = Downloader()
     try:
-        return [_load_as_asked(request, downloader) for request in requests]
+        return [request.load(downloader) for request in requests]
     except NotWithinReachError as error:
         _require_fallback(requests, offline, required_kind, error)
         logger.warning(
@@ -99,20 +141,30 @@ def _load(
     return _load_digits(requests)
 
 
-def _load_as_asked(request: DatasetRequest, downloader: Downloader) -> ArrayDataset:
-    if isinstance(request, MNIST):
-        return load_mnist(request, downloader)
-    return load_digits(request.mode)
+def _as_request(asked: Any) -> DatasetRequest:
+    if any(isinstance(asked, cls) for cls in DATASETS.values() if isinstance(cls, type)):
+        return asked  # type: ignore[no-any-return]
+    if not hasattr(type(asked), "__getitem__"):
+        raise ConfigError(
+            f"the data must be {', '.join(DATASETS)} or a map-style dataset, got "
+            f"{type(asked).__name__}"
+        )
+    return UserSamples(asked)
 
 
-def _load_digits(requests: Sequence[DatasetRequest]) -> list[ArrayDataset]:
-    return [load_digits(request.mode) for request in requests]
+def _load_digits(requests: Sequence[DatasetRequest]) -> list[Dataset]:
+    return [load_digits(request.mode) for request in requests if isinstance(request, _STAND_IN)]
 
 
 def _require_possible(requests: Sequence[DatasetRequest], kind: Kind) -> None:
     """Refuse at once what the config's own words rule out."""
-    if kind == "mnist" and any(isinstance(request, Digits) for request in requests):
-        raise DataError("the run was trained on MNIST, but the config names the embedded digits")
+    for request in requests:
+        is_stand_in = kind == "digits" and request.kind == "mnist"
+        if request.kind != kind and not is_stand_in:
+            trained_on = _EVERYDAY_NAMES.get(kind, kind)
+            raise DataError(
+                f"the run was trained on {trained_on}, but the config names {request.title}"
+            )
     if kind == "digits":
         folders = _folders(requests)
         if folders:
@@ -129,21 +181,39 @@ def _require_fallback(
     error: NotWithinReachError,
 ) -> None:
     """Raise unless the digits may stand in for MNIST."""
+    title = requests[0].title
+    folders = _folders(requests)
     if required_kind == "mnist":
         raise DataError(
             f"the run was trained on MNIST, but only the embedded digits are within reach: {error}"
         ) from None
-    folders = _folders(requests)
     if folders:
         raise DataError(
             f"dataset_dir {folders[0]} is given for one of TrainDataset and EvalDataset, and "
-            f"MNIST for the other is not within reach: {error}; give dataset_dir for both"
+            f"{title} for the other is not within reach: {error}; give dataset_dir for both"
+        ) from None
+    if not isinstance(requests[0], MNIST):
+        raise DataError(
+            f"{title} is not within reach: {error}; name the folder that has it: {_FOLDER_WAY_OUT}"
         ) from None
     if offline == "error":
         raise DataError(f"MNIST is not within reach: {error}; {_WAYS_OUT}") from None
 
 
-def _require_digest(dataset: ArrayDataset, digest: str) -> None:
+def _require_same_classes(train: Dataset, evaluation: Dataset) -> None:
+    """Raise where a label would mean one class in training and another in evaluation."""
+    if train.class_names is None or evaluation.class_names is None:
+        return
+    if train.class_names != evaluation.class_names:
+        differing = sorted(set(train.class_names) ^ set(evaluation.class_names))
+        which = f": only one has {', '.join(differing[:5])}" if differing else " in another order"
+        raise DataError(
+            f"{evaluation.source}: its {len(evaluation.class_names)} classes are not the "
+            f"{len(train.class_names)} of the training data{which}"
+        )
+
+
+def _require_digest(dataset: Dataset, digest: str) -> None:
     if dataset.digest != digest:
         raise DataError(
             f"{dataset.source}: these are not the data of the run "
@@ -153,5 +223,5 @@ def _require_digest(dataset: ArrayDataset, digest: str) -> None:
 
 def _folders(requests: Sequence[DatasetRequest]) -> list[str]:
     """Return the folders that the user gave."""
-    given = [request.dataset_dir for request in requests if isinstance(request, MNIST)]
+    given = [getattr(request, "dataset_dir", None) for request in requests]
     return [folder for folder in given if folder is not None]

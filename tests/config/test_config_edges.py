@@ -253,7 +253,7 @@ def test_check_shows_the_origin_of_each_value_in_a_list_of_sections(load):
 @pytest.mark.parametrize(
     ("key", "message"),
     [
-        ("worker_num", "'worker_num' is not needed here: "),
+        ("worker_num", "'worker_num' is written in the readers here: TrainReader: "),
         ("TestReader", "'TestReader' is written as a section here: EvalReader: "),
         ("num_classes", "'num_classes' is an argument of the model here: Model: "),
         ("cycle_epoch", "'cycle_epoch' has no counterpart here: "),

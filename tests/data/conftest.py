@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import sys
 import threading
 from pathlib import Path
 
@@ -22,6 +23,16 @@ def home(tmp_path_factory, monkeypatch):
         monkeypatch.delenv(name, raising=False)
         monkeypatch.delenv(name.upper(), raising=False)
     return folder
+
+
+@pytest.fixture
+def own_modules():
+    """Let modules that this test imports by path be its own, and nobody's after it."""
+    before = dict(sys.modules)
+    yield
+    for name in set(sys.modules) - set(before):
+        if name.endswith("_data"):
+            del sys.modules[name]
 
 
 @pytest.fixture

