@@ -20,13 +20,13 @@ class Job:
         self._function = function
         self._is_running = _thread.allocate_lock()
         self._is_running.acquire()
-        self._is_done = False
+        self.is_done = False
         self._result: Any = None
         self._error: Optional[BaseException] = None
 
     def wait(self) -> None:
         """Wait until it is done, whatever came of it."""
-        if not self._is_done:
+        if not self.is_done:
             self._is_running.acquire()
 
     def result(self) -> Any:
@@ -44,7 +44,7 @@ class Job:
         except BaseException as error:
             self._error = error
         finally:
-            self._is_done = True
+            self.is_done = True
             self._is_running.release()
 
 

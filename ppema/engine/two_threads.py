@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from types import MethodType
 from typing import Any, Callable, Iterable
 
 import paddle
+
+from ..averaging.helper_thread import HelperThread, Job
 
 # Where the layers are that hold nothing but weights, and whose eval mode writes to none of them.
 _PLAIN_MODULES = frozenset(
@@ -23,6 +25,8 @@ _PLAIN_MODELS = ("paddle.vision.models.", "ppema.models")
 _HANDED_OVER = 2
 # These keep a state or draw random numbers in eval mode too: the order of the batches counts.
 _EXCEPT = (paddle.nn.SpectralNorm, paddle.nn.FractionalMaxPool2D, paddle.nn.FractionalMaxPool3D)
+
+_HELPER = HelperThread()
 
 
 def can_take_two_threads(*layers: Any) -> bool:
@@ -51,18 +55,21 @@ def map_in_two_threads(function: Callable[[Any], Any], items: Iterable[Any]) -> 
     activations of its batch.
     """
     results: list[Any] = []
-    handed_over: deque[Future[Any]] = deque()
-    with ThreadPoolExecutor(1) as helper:
+    handed_over: deque[Job] = deque()
+    try:
         for item in items:
-            while handed_over and handed_over[0].done():
+            while handed_over and handed_over[0].is_done:
                 # Raises here what the helper met, and not after all the other batches.
                 handed_over.popleft().result()
             if len(handed_over) < _HANDED_OVER:
-                handed_over.append(helper.submit(_call, function, item))
+                handed_over.append(_HELPER.submit(partial(_call, function, item)))
                 results.append(handed_over[-1])
             else:
                 results.append(_call(function, item))
-    return [result.result() if isinstance(result, Future) else result for result in results]
+    finally:
+        # What the caller does next must not meet a batch that still runs.
+        _HELPER.drain()
+    return [result.result() if isinstance(result, Job) else result for result in results]
 
 
 def _call(function: Callable[[Any], Any], item: Any) -> Any:
