@@ -547,7 +547,14 @@ def test_the_commands_and_pictures_of_the_page_are_there():
 
 @pytest.mark.parametrize(
     ("value", "text"),
-    [(0.0, "0"), (0.00012, "1.2e-04"), (0.123, "0.12"), (12.34, "12.3"), (1234.5, "1,234")],
+    [
+        (0.0, "0"),
+        (0.00012, "1.2e-04"),
+        (0.0033, "0.0033"),
+        (0.123, "0.12"),
+        (12.34, "12.3"),
+        (1234.5, "1,234"),
+    ],
 )
-def test_numbers_have_three_digits(value, text):
+def test_numbers_have_two_or_three_digits(value, text):
     assert report.number(value) == text

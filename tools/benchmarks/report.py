@@ -43,9 +43,11 @@ def write_json(report: Mapping[str, Any], path: Path) -> None:
 
 
 def number(value: float) -> str:
-    """Return a number in three digits, more where it is a whole one."""
+    """Return a number in two or three digits, more where it is a whole one."""
     if value and abs(value) < 0.001:
         return f"{value:.1e}"
+    if value and abs(value) < 0.1:
+        return f"{value:.2g}"
     if abs(value) >= 100 or value == int(value):
         return f"{value:,.0f}"
     return f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}"

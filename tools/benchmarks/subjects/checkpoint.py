@@ -8,7 +8,7 @@ from typing import Any
 
 import paddle
 
-from ppema.averaging.finite import first_non_finite
+from ppema.averaging.finite import FiniteCheck
 from ppema.engine.hooks import CheckpointHook
 from ppema.engine.run_state import checkpoint_files
 from ppema.engine.trainer import Trainer
@@ -60,9 +60,12 @@ def _measure_check(trainer: Trainer, batches: list[Any], settings: Settings) -> 
     gradients = [(name, parameter.grad) for name, parameter in parameters]
     numbers = iter(range(10**9))
 
+    # One for each, as the trainer has them: they know the tensors from the step before.
+    gradient_check, weight_check = FiniteCheck(), FiniteCheck()
+
     def check() -> None:
-        first_non_finite(gradients)
-        first_non_finite(parameters)
+        gradient_check.first_non_finite(gradients)
+        weight_check.first_non_finite(parameters)
 
     def step() -> None:
         trainer.run_step([batches[next(numbers) % len(batches)]])
