@@ -183,8 +183,8 @@ def read_image(path: Path, size: tuple[int, int], channels: int) -> npt.NDArray[
     # Pillow's decoders raise whatever they meet in a damaged file.
     except Exception as error:
         raise DataError(f"{path}: {_reason(path, error)}") from None
-    pixels = np.asarray(small, dtype=np.uint8).reshape(*size, channels)
-    return np.ascontiguousarray(pixels.transpose(2, 0, 1))
+    rows: npt.NDArray[np.uint8] = np.asarray(small, dtype=np.uint8).reshape(*size, channels)
+    return np.moveaxis(rows, -1, 0)
 
 
 def _find_images(
@@ -263,12 +263,8 @@ def _read_all(files: ImageFiles, shape: tuple[int, ...]) -> npt.NDArray[np.uint8
     images = np.empty((len(files), *shape), np.uint8)
     # Threads gain, since Pillow decodes without Python's lock.
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        try:
-            for index, (image, _) in enumerate(pool.map(files.__getitem__, range(len(files)))):
-                images[index] = image
-        finally:
-            # After an error the rest need not be read.
-            pool.shutdown(wait=False, cancel_futures=True)
+        for index, (image, _) in enumerate(pool.map(files.__getitem__, range(len(files)))):
+            images[index] = image
     return images
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import os
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -74,6 +76,14 @@ def test_one_channel_is_grey_and_three_are_colours_whatever_the_file_has(folder)
     colours = load(folder).images
     assert np.unique(colours[0]).tolist() == [77]
     assert colours[1][:, 0, 0].tolist() == [10, 20, 30]
+
+
+def test_a_palette_with_transparency_is_read_as_it_looks(tmp_path):
+    image = Image.new("P", (6, 6))
+    image.putpalette([9, 8, 7] * 2)
+    (tmp_path / "a").mkdir()
+    image.save(tmp_path / "a" / "0.png", transparency=b"\xff\x80")
+    assert load(tmp_path).images[0, :, 0, 0].tolist() == [9, 8, 7]
 
 
 def test_a_photograph_is_turned_upright(tmp_path):
@@ -156,6 +166,19 @@ def test_files_that_cannot_be_reached_are_named(folder):
     assert fault(folder) == f"{link}: No such file or directory"
 
 
+def test_a_folder_that_may_not_be_read_is_named_not_passed_over(folder, monkeypatch):
+    closed, scandir = folder / "bee" / "closed", os.scandir
+    closed.mkdir()
+
+    def refuse(path):
+        if Path(path) == closed:
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    assert fault(folder) == f"{closed}: Permission denied"
+
+
 def test_sixteen_bits_are_not_cut_off_silently(folder):
     Image.fromarray(np.full((5, 5), 40_000, np.uint16)).save(folder / "ant" / "0.png")
     assert fault(folder) == (f"{folder}/ant/0.png: has more than 8 bits a channel; save it with 8")
@@ -183,6 +206,11 @@ def test_a_split_puts_each_image_of_each_class_into_one_part(folder, seed):
     assert test.labels.tolist() == [0, 0, 1, 1, 2, 2]
     whole = {image.tobytes() for image in load(folder).images}
     assert {image.tobytes() for data in (train, test) for image in data.images} == whole
+    # Each part in the folder's order.
+    in_order = [image.tobytes() for image in load(folder).images]
+    for data in (train, test):
+        places = [in_order.index(image.tobytes()) for image in data.images]
+        assert places == sorted(places)
 
 
 def test_the_split_depends_on_its_seed_alone(folder):
