@@ -8,6 +8,7 @@ import os
 import pickle
 import struct
 import tarfile
+import zlib
 from dataclasses import replace
 
 import numpy as np
@@ -247,8 +248,14 @@ def test_an_array_of_another_order_or_content_is_refused(tmp_path):
         assert "test_batch: 'data' is damaged (an array " in fault(tmp_path, "test")
 
 
-def test_flipped_bytes_of_the_archive_give_the_data_or_one_line(tmp_path):
-    write_tar(tmp_path / ARCHIVE, cifar10_members(1))
+@pytest.mark.parametrize("is_black", [False, True])
+def test_flipped_bytes_of_the_archive_give_the_data_or_one_line(tmp_path, is_black):
+    contents = cifar10_members(1)
+    if is_black:
+        # Then gzip has something to compress, and its stream can be damaged too.
+        black = python2_pickle({"data": PIXELS, "labels": [0, 1]})
+        contents = {name: black if "batch_" in name else c for name, c in contents.items()}
+    write_tar(tmp_path / ARCHIVE, contents)
     whole = np.frombuffer((tmp_path / ARCHIVE).read_bytes(), np.uint8)
     random, refusals = np.random.RandomState(0), []
     for place in random.randint(0, len(whole), 100):
@@ -259,9 +266,21 @@ def test_flipped_bytes_of_the_archive_give_the_data_or_one_line(tmp_path):
             load(tmp_path, "test")
         except DataError as error:
             refusals.append(str(error))
-    # All but one or two in gzip's header, which holds a name and a time that nobody needs.
-    assert len(refusals) >= 98
-    assert all(text.startswith(f"{tmp_path / ARCHIVE}") for text in refusals)
+    # All but those in gzip's header, which holds a name and a time that nobody needs.
+    assert len(refusals) >= 90
+    faults = (" is truncated or damaged (", " lacks ")
+    assert all(any(text in refusal for text in faults) for refusal in refusals)
+    assert all(refusal.startswith(f"{tmp_path / ARCHIVE}") for refusal in refusals)
+
+
+def test_a_gzip_stream_that_makes_no_sense_after_the_data_is_damage(tmp_path):
+    write_tar(tmp_path / ARCHIVE, cifar10_members())
+    whole = gzip.decompress((tmp_path / ARCHIVE).read_bytes())
+    packer = zlib.compressobj(wbits=31)
+    stream = packer.compress(whole + bytes(1 << 20)) + packer.flush(zlib.Z_FULL_FLUSH)
+    # A block of a type that there is not.
+    (tmp_path / ARCHIVE).write_bytes(stream + b"\x07")
+    assert fault(tmp_path).startswith(f"{tmp_path / ARCHIVE}: is truncated or damaged (")
 
 
 def test_what_follows_the_archive_is_read_within_bounds(tmp_path, monkeypatch):
