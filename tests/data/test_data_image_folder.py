@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import functools
+import io
 import logging
 import os
+import sys
 import time
 from pathlib import Path
 
@@ -155,9 +158,21 @@ def test_a_bad_image_ends_the_reading_of_the_others(folder, monkeypatch):
         return read_image(path, *arguments)
 
     monkeypatch.setattr(image_folder, "read_image", slowly)
-    monkeypatch.setattr(image_folder.os, "cpu_count", lambda: 2)
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
     fault(folder)
     assert len(read) < 15
+
+
+def test_reading_that_takes_long_is_shown_on_a_terminal(folder, monkeypatch):
+    class Terminal(io.StringIO):
+        def isatty(self):
+            return True
+
+    at_once = functools.partial(image_folder.ProgressLine, wait_s=-1)
+    monkeypatch.setattr(image_folder, "ProgressLine", at_once)
+    monkeypatch.setattr("sys.stderr", Terminal())
+    load(folder, size=100)
+    assert "reading 30 images: 0.0 of 0.9 MB, 3 %" in sys.stderr.getvalue()
 
 
 def test_files_that_cannot_be_reached_are_named(folder):
