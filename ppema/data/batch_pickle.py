@@ -71,16 +71,12 @@ class _Stub:
     """Call a function of ours; unlike a plain function, take no state from a file."""
 
     __slots__ = ("_function",)
-    _function: Callable[..., Any]
 
     def __init__(self, function: Callable[..., Any]) -> None:
-        object.__setattr__(self, "_function", function)
+        self._function = function
 
     def __call__(self, *arguments: Any) -> Any:
         return self._function(*arguments)
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        raise ValueError("a function with state")
 
     def __setstate__(self, state: Any) -> None:
         raise ValueError("a function with state")

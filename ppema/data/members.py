@@ -6,12 +6,14 @@ import gzip
 import tarfile
 import zlib
 from pathlib import Path
-from typing import Mapping, Sequence
+from typing import BinaryIO, Mapping, Sequence, Union
 
 from ..errors import DataError
 
 # CIFAR's archives hold 186 MB; what says it holds far more is no archive of this family.
 _MAX_BYTES = 1 << 30
+_CHUNK_BYTES = 1 << 20
+_GZIP_START = b"\x1f\x8b"
 
 
 def read_members(path: Path, folder: str, names: Sequence[str]) -> Mapping[str, bytes]:
@@ -22,20 +24,15 @@ def read_members(path: Path, folder: str, names: Sequence[str]) -> Mapping[str, 
     Raises:
         DataError: the archive cannot be read, is damaged, too large, or lacks one of them.
     """
-    wanted = {f"{folder}/{name}": name for name in names}
-    found: dict[str, bytes] = {}
-    num_bytes = 0
     try:
-        with tarfile.open(path, "r:*") as archive:
-            for member in archive:
-                num_bytes += member.size
-                if num_bytes > _MAX_BYTES:
-                    raise DataError(f"{path}: holds more than {_MAX_BYTES} bytes")
-                name = wanted.get(member.name)
-                if name is not None and member.isreg():
-                    file = archive.extractfile(member)
-                    assert file is not None
-                    found[name] = file.read()
+        with open(path, "rb") as raw:
+            is_gzip = raw.read(len(_GZIP_START)) == _GZIP_START
+            raw.seek(0)
+            if not is_gzip:
+                found = _read_tar(path, raw, folder, names)
+            else:
+                with gzip.GzipFile(fileobj=raw, mode="rb") as unzipped:
+                    found = _read_tar(path, unzipped, folder, names)
     except (EOFError, tarfile.TarError, gzip.BadGzipFile, zlib.error) as error:
         raise DataError(f"{path}: is truncated or damaged ({_first_line(error)})") from None
     except OSError as error:
@@ -55,7 +52,7 @@ def find_members(folder: Path, names: Sequence[str]) -> Mapping[str, bytes]:
         path = folder / name
         try:
             if path.stat().st_size > _MAX_BYTES:
-                raise DataError(f"{path}: holds more than {_MAX_BYTES} bytes")
+                raise _too_large(path)
             found[name] = path.read_bytes()
         except FileNotFoundError:
             continue
@@ -63,6 +60,34 @@ def find_members(folder: Path, names: Sequence[str]) -> Mapping[str, bytes]:
             raise DataError(f"{path}: {error.strerror or error}") from None
     _require_all(folder, found, names)
     return found
+
+
+def _read_tar(
+    path: Path, file: Union[BinaryIO, gzip.GzipFile], folder: str, names: Sequence[str]
+) -> dict[str, bytes]:
+    wanted = {f"{folder}/{name}": name for name in names}
+    found: dict[str, bytes] = {}
+    num_bytes = 0
+    with tarfile.open(fileobj=file, mode="r:") as archive:
+        for member in archive:
+            num_bytes += member.size
+            if num_bytes > _MAX_BYTES:
+                raise _too_large(path)
+            name = wanted.get(member.name)
+            if name is not None and member.isreg():
+                content = archive.extractfile(member)
+                assert content is not None
+                found[name] = content.read()
+    # To the end, since only there gzip compares the checksum.
+    while chunk := file.read(_CHUNK_BYTES):
+        num_bytes += len(chunk)
+        if num_bytes > _MAX_BYTES:
+            raise _too_large(path)
+    return found
+
+
+def _too_large(path: Path) -> DataError:
+    return DataError(f"{path}: holds more than {_MAX_BYTES} bytes")
 
 
 def _require_all(path: Path, found: Mapping[str, bytes], names: Sequence[str]) -> None:

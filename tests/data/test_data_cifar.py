@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import gzip
 import io
+import os
 import pickle
+import struct
 import tarfile
+import zlib
 from dataclasses import replace
 
 import numpy as np
@@ -13,7 +16,7 @@ import pytest
 from archives import md5
 from cifar_archives import cifar10_members, cifar100_members, python2_pickle, write_tar
 
-from ppema.data import ArrayReader, Cifar10, Cifar100, cifar, load_dataset, load_datasets
+from ppema.data import ArrayReader, Cifar10, Cifar100, cifar, load_dataset, load_datasets, members
 from ppema.data.batch_pickle import read_batch
 from ppema.errors import DataError
 
@@ -71,9 +74,7 @@ def test_cifar100_takes_the_fine_labels(tmp_path):
 @pytest.mark.parametrize("inside", [True, False])
 def test_an_unpacked_archive_is_read_too(tmp_path, inside):
     folder = tmp_path / "cifar-10-batches-py"
-    folder.mkdir()
-    for name, content in cifar10_members().items():
-        (folder / name).write_bytes(content)
+    unpack(folder, cifar10_members())
     write_tar(tmp_path / "other.tar.gz", cifar10_members())
     from_folder = load(folder if inside else tmp_path)
     (tmp_path / "other.tar.gz").rename(tmp_path / "other")
@@ -226,6 +227,7 @@ def test_a_batch_that_asks_to_run_a_command_is_refused(tmp_path, where):
         *(b"", b"no pickle", pickle.dumps([1, 2]), pickle.dumps({1: 2})),
         # State given to a function that is allowed, and a call of one with what it does not take.
         b"c_codecs\nencode\n}(X\x01\x00\x00\x00xK\x01ub.",
+        b"c_codecs\nencode\n(N}(X\x09\x00\x00\x00_functionK\x01utb.",
         b"cnumpy\ndtype\n(]tR.",
         b"\x80\x02" + b"(" * 100_000 + b".",
         b"\x80\x04r\xff\xff\xff\x7f.",
@@ -234,6 +236,87 @@ def test_a_batch_that_asks_to_run_a_command_is_refused(tmp_path, where):
 def test_a_batch_that_is_no_table_is_refused(content):
     with pytest.raises(ValueError, match=r"\w"):
         read_batch(content)
+
+
+def test_an_array_of_another_order_or_content_is_refused(tmp_path):
+    turned = python3_pickle({"data": np.asfortranarray(PIXELS + 1), "labels": [0, 1]})
+    whole = python2_pickle({"data": PIXELS, "labels": [0, 1]})
+    emptied = whole.replace(b"T" + struct.pack("<i", PIXELS.size) + PIXELS.tobytes(), b"]")
+    assert len(emptied) < len(whole)
+    for content in (turned, emptied):
+        write_tar(tmp_path / ARCHIVE, {**cifar10_members(), "test_batch": content})
+        assert "test_batch: 'data' is damaged (an array " in fault(tmp_path, "test")
+
+
+@pytest.mark.parametrize("is_black", [False, True])
+def test_flipped_bytes_of_the_archive_give_the_data_or_one_line(tmp_path, is_black):
+    contents = cifar10_members(1)
+    if is_black:
+        # Then gzip has something to compress, and its stream can be damaged too.
+        black = python2_pickle({"data": PIXELS, "labels": [0, 1]})
+        contents = {name: black if "batch_" in name else c for name, c in contents.items()}
+    write_tar(tmp_path / ARCHIVE, contents)
+    whole = np.frombuffer((tmp_path / ARCHIVE).read_bytes(), np.uint8)
+    random, refusals = np.random.RandomState(0), []
+    for place in random.randint(0, len(whole), 100):
+        flipped = whole.copy()
+        flipped[place] ^= 1 << random.randint(0, 8)
+        (tmp_path / ARCHIVE).write_bytes(flipped.tobytes())
+        try:
+            load(tmp_path, "test")
+        except DataError as error:
+            refusals.append(str(error))
+    # All but those in gzip's header, which holds a name and a time that nobody needs.
+    assert len(refusals) >= 90
+    faults = (" is truncated or damaged (", " lacks ")
+    assert all(any(text in refusal for text in faults) for refusal in refusals)
+    assert all(refusal.startswith(f"{tmp_path / ARCHIVE}") for refusal in refusals)
+
+
+def test_a_gzip_stream_that_makes_no_sense_after_the_data_is_damage(tmp_path):
+    write_tar(tmp_path / ARCHIVE, cifar10_members())
+    whole = gzip.decompress((tmp_path / ARCHIVE).read_bytes())
+    packer = zlib.compressobj(wbits=31)
+    stream = packer.compress(whole + bytes(1 << 20)) + packer.flush(zlib.Z_FULL_FLUSH)
+    # A block of a type that there is not.
+    (tmp_path / ARCHIVE).write_bytes(stream + b"\x07")
+    assert fault(tmp_path).startswith(f"{tmp_path / ARCHIVE}: is truncated or damaged (")
+
+
+def test_what_follows_the_archive_is_read_within_bounds(tmp_path, monkeypatch):
+    write_tar(tmp_path / ARCHIVE, cifar10_members())
+    whole = gzip.decompress((tmp_path / ARCHIVE).read_bytes())
+    (tmp_path / ARCHIVE).write_bytes(gzip.compress(whole + bytes(3 << 20)))
+    assert len(load(tmp_path)) == 20
+    monkeypatch.setattr(members, "_MAX_BYTES", 2 << 20)
+    assert fault(tmp_path) == f"{tmp_path / ARCHIVE}: holds more than {2 << 20} bytes"
+
+
+def unpack(folder, members):
+    folder.mkdir(parents=True)
+    for name, content in members.items():
+        (folder / name).write_bytes(content)
+
+
+def test_an_unpacked_archive_that_lacks_a_batch_or_holds_too_much(tmp_path):
+    folder = tmp_path / "cifar-10-batches-py"
+    members = cifar10_members()
+    del members["data_batch_3"]
+    unpack(folder, members)
+    assert fault(tmp_path) == f"{folder} lacks data_batch_3"
+    os.truncate(folder / "test_batch", (1 << 30) + 1)
+    assert fault(tmp_path, "test") == f"{folder / 'test_batch'}: holds more than {1 << 30} bytes"
+
+
+def test_an_unpacked_archive_in_the_cache_asks_no_mirror_and_is_not_downloaded_anew(home, mirror):
+    folder = home / ".cache/paddle/dataset/cifar/cifar-10-batches-py"
+    unpack(folder, cifar10_members())
+    assert len(load_dataset(Cifar10("test"), "error")) == 4
+    (folder / "test_batch").write_bytes(b"x")
+    with pytest.raises(DataError, match="test_batch: is no batch of images") as caught:
+        load_dataset(Cifar10("test"), "error")
+    assert "downloaded anew" not in str(caught.value)
+    assert mirror.requests == []
 
 
 def test_flipped_bytes_give_a_batch_or_one_line(tmp_path):

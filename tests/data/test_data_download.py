@@ -148,6 +148,18 @@ def test_server_that_sends_a_byte_now_and_then(mirror, target, downloader):
     assert answer.startswith("too slow, stopped after ")
 
 
+def test_large_file_from_a_slow_mirror_may_take_longer_than_a_small_one(mirror, target, downloader):
+    def in_parts(handler):
+        send(handler, b"", len(BODY))
+        for start in range(0, len(BODY), 50_000):
+            time.sleep(0.2)
+            handler.wfile.write(BODY[start : start + 50_000])
+
+    mirror.files["f"] = in_parts
+    download(downloader, target, mirror.url + "f")
+    assert target.read_bytes() == BODY
+
+
 def test_silence_longer_than_the_whole_may_take_is_cut_short(mirror, target):
     mirror.files["f"] = silent(BODY[:1000], len(BODY))
     answer = answer_of(

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import functools
+import io
 import logging
+import os
+import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -76,6 +81,14 @@ def test_one_channel_is_grey_and_three_are_colours_whatever_the_file_has(folder)
     assert colours[1][:, 0, 0].tolist() == [10, 20, 30]
 
 
+def test_a_palette_with_transparency_is_read_as_it_looks(tmp_path):
+    image = Image.new("P", (6, 6))
+    image.putpalette([9, 8, 7] * 2)
+    (tmp_path / "a").mkdir()
+    image.save(tmp_path / "a" / "0.png", transparency=b"\xff\x80")
+    assert load(tmp_path).images[0, :, 0, 0].tolist() == [9, 8, 7]
+
+
 def test_a_photograph_is_turned_upright(tmp_path):
     pixels = np.zeros((4, 6, 3), np.uint8)
     pixels[:, :3] = 255
@@ -145,15 +158,40 @@ def test_a_bad_image_ends_the_reading_of_the_others(folder, monkeypatch):
         return read_image(path, *arguments)
 
     monkeypatch.setattr(image_folder, "read_image", slowly)
-    monkeypatch.setattr(image_folder.os, "cpu_count", lambda: 2)
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
     fault(folder)
     assert len(read) < 15
+
+
+def test_reading_that_takes_long_is_shown_on_a_terminal(folder, monkeypatch):
+    class Terminal(io.StringIO):
+        def isatty(self):
+            return True
+
+    at_once = functools.partial(image_folder.ProgressLine, wait_s=-1)
+    monkeypatch.setattr(image_folder, "ProgressLine", at_once)
+    monkeypatch.setattr("sys.stderr", Terminal())
+    load(folder, size=100)
+    assert "reading 30 images: 0.0 of 0.9 MB, 3 %" in sys.stderr.getvalue()
 
 
 def test_files_that_cannot_be_reached_are_named(folder):
     link = folder / "bee" / "gone.png"
     link.symlink_to(folder / "nowhere.png")
     assert fault(folder) == f"{link}: No such file or directory"
+
+
+def test_a_folder_that_may_not_be_read_is_named_not_passed_over(folder, monkeypatch):
+    closed, scandir = folder / "bee" / "closed", os.scandir
+    closed.mkdir()
+
+    def refuse(path):
+        if Path(path) == closed:
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    assert fault(folder) == f"{closed}: Permission denied"
 
 
 def test_sixteen_bits_are_not_cut_off_silently(folder):
@@ -183,6 +221,11 @@ def test_a_split_puts_each_image_of_each_class_into_one_part(folder, seed):
     assert test.labels.tolist() == [0, 0, 1, 1, 2, 2]
     whole = {image.tobytes() for image in load(folder).images}
     assert {image.tobytes() for data in (train, test) for image in data.images} == whole
+    # Each part in the folder's order.
+    in_order = [image.tobytes() for image in load(folder).images]
+    for data in (train, test):
+        places = [in_order.index(image.tobytes()) for image in data.images]
+        assert places == sorted(places)
 
 
 def test_the_split_depends_on_its_seed_alone(folder):

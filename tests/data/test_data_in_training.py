@@ -212,6 +212,17 @@ def test_a_dataset_need_not_say_how_many_classes_it_has(project, monkeypatch):
     )
 
 
+def test_each_reader_has_its_own_workers(project, monkeypatch):
+    monkeypatch.syspath_prepend(str(project))
+    keys = ["TrainReader.num_workers=0", "EvalReader.num_workers=3"]
+    config = builder.read_config(str(project / "mine.yml"), keys)
+    data = builder.load_data(config, None)
+    assert builder.make_trainer(config, data).reader.num_workers == 0
+    assert builder.make_eval_reader(config, data.eval).num_workers == 3
+    config = builder.read_config(str(project / "mine.yml"), [])
+    assert builder.make_trainer(config, data).reader.num_workers == 1
+
+
 def test_workers_are_of_no_use_to_data_in_memory_and_a_line_says_so(tmp_path):
     (tmp_path / "digits.yml").write_text(f"_BASE_: {REPOSITORY}/configs/lenet_digits.yml\n")
     keys = ("epoch=1", "TrainReader.batch_size=721", "use_vdl=false", "TrainReader.num_workers=2")

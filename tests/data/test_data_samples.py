@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 
 import numpy as np
 import paddle
@@ -147,6 +148,10 @@ BAD = [
     (lambda image, label: (image, True), "label is True, expected a whole number"),
     (lambda image, label: (image, "a"), "label is a str, expected a whole number"),
     (lambda image, label: (image, [1, 2]), "label is a list of 2, expected a whole number"),
+    (
+        lambda image, label: (image, np.array([[1]])),
+        "label is int64 [1, 1], expected a whole number",
+    ),
     (lambda image, label: (image, -100), "label -100; classes are counted from 0"),
 ]
 
@@ -179,9 +184,11 @@ def test_a_long_error_is_cut_not_lost():
     def fail(image, label):
         raise RuntimeError("ä" * 5000)
 
-    assert "sample 37: RuntimeError: ää" in fault(
-        lambda: list(reader(BadAt(37, fail), 1).batches(1))
-    )
+    def fail_by_name(image, label):
+        raise DataError("ä" * 5000)
+
+    for make, text in ((fail, "sample 37: RuntimeError: ää"), (fail_by_name, "ää")):
+        assert text in fault(list, reader(BadAt(37, make), 1).batches(1))
 
 
 class NoLength(paddle.io.IterableDataset):
@@ -196,6 +203,13 @@ def test_what_cannot_be_asked_for_by_index_is_refused_when_it_is_opened():
     assert fault(load_dataset, bad, "error") == (
         "sample_datasets.BadAt: sample 0: ZeroDivisionError: division by zero"
     )
+
+
+def test_an_empty_image_and_a_scale_that_divides_by_zero_are_refused():
+    empty = BadAt(0, lambda image, label: (image[:, :0], label))
+    assert "image is uint8 [2, 0, 3], expected" in fault(load_dataset, empty, "error")
+    dataset = load_dataset(Images(), "error")
+    assert fault(lambda: replace(dataset, std=0.0)).endswith("must be finite, std above 0")
 
 
 class NoLen:
