@@ -12,7 +12,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from cifar_archives import cifar10_members, write_tar
 from PIL import Image
 
 from ppema import builder
@@ -251,13 +250,3 @@ def test_an_image_folder_trains_and_its_run_goes_on_with_the_same_images_only(tm
     Image.fromarray(np.zeros((9, 9, 3), np.uint8)).save(tmp_path / "pictures/ant/1.png")
     _, err = run(tmp_path, "train", *keys, "epoch=2", config=config, code=3, flags=["-r", "auto"])
     assert "these are not the data of the run" in err
-
-
-def test_cifar_trains_from_its_archive(tmp_path):
-    write_tar(tmp_path / "cifar-10-python.tar.gz", cifar10_members(8))
-    keys = ("epoch=1", "use_vdl=false", "TrainReader.batch_size=20", "EvalReader.batch_size=8")
-    folders = ("TrainDataset.dataset_dir=.", "EvalDataset.dataset_dir=.")
-    config = str(REPOSITORY / "configs/mobilenetv2_cifar10.yml")
-    out, _ = run(tmp_path, "train", *keys, *folders, config=config, flags=["--eval"])
-    assert "train: data in CIFAR-10's format, but not CIFAR-10's: train (40 images) from " in out
-    assert "ema" in out
