@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Iterator
 
 from ..checkpoint import LOCK, RunLock
-from ..checkpoint.files import reason
+from ..checkpoint.files import make_folder, reason
 from ..errors import StorageError
 
 LOG = "train.log"
@@ -24,9 +24,8 @@ def open_run_folder(folder: Path) -> Iterator[None]:
         FolderInUseError: another process trains in it.
         StorageError: it cannot be made or written.
     """
-    made = [path for path in (folder, *folder.parents) if not path.exists()]
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        made = make_folder(folder)
         lock = RunLock(folder)
     except OSError as error:
         raise StorageError(f"{folder}: cannot be written: {error.strerror or error}") from None

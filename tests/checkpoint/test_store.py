@@ -10,7 +10,16 @@ import sys
 import paddle
 import pytest
 
-from ppema.checkpoint import BEST, FINAL, Checkpoint, CheckpointStore, RunLock, run_lock, store
+from ppema.checkpoint import (
+    BEST,
+    FINAL,
+    Checkpoint,
+    CheckpointStore,
+    RunLock,
+    manifest,
+    run_lock,
+    store,
+)
 from ppema.errors import CheckpointError, FolderInUseError, StorageError
 
 
@@ -66,9 +75,9 @@ def test_a_missing_file_or_a_renamed_folder_is_noticed(three):
 
 def test_a_manifest_whose_own_digest_is_wrong_is_not_believed(three):
     path = three.path(30) / "manifest.json"
-    manifest = json.loads(path.read_text())
-    manifest["epoch"] = 99
-    path.write_text(json.dumps(manifest))
+    facts = json.loads(path.read_text())
+    facts["epoch"] = 99
+    path.write_text(json.dumps(facts))
     with pytest.raises(CheckpointError, match=r"manifest\.json: checksum differs"):
         Checkpoint(three.path(30))
 
@@ -171,7 +180,7 @@ def test_a_manifest_without_what_every_reader_needs_is_damaged(three, key):
     path = three.path(30) / "manifest.json"
     facts = json.loads(path.read_text())
     facts.pop(key)
-    path.write_text(store._render(facts))
+    path.write_text(manifest.render(facts))
     assert three.newest().step == 20
 
 
