@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Iterator
 
 from ..checkpoint import LOCK, RunLock
 from ..checkpoint.files import make_folder, reason
-from ..errors import StorageError
+from ..errors import FolderInUseError, StorageError
 
 LOG = "train.log"
 CONFIG = "config.yml"
@@ -21,13 +22,17 @@ def open_run_folder(folder: Path) -> Iterator[None]:
     """Hold the folder for this process for the length of a `with` block.
 
     Raises:
-        FolderInUseError: another process trains in it.
+        FolderInUseError: another process trains in it, or just cleared it away.
         StorageError: it cannot be made or written.
     """
     try:
         made = make_folder(folder)
         lock = RunLock(folder)
     except OSError as error:
+        if _was_cleared(error):
+            raise FolderInUseError(
+                f"{folder} was being cleared by another process; try again"
+            ) from None
         raise StorageError(f"{folder}: cannot be written: {error.strerror or error}") from None
     try:
         yield
@@ -41,9 +46,18 @@ def _remove_unused(folder: Path, made: list[Path]) -> None:
     if made and all(entry.name == LOCK for entry in folder.iterdir()):
         (folder / LOCK).unlink()
         for path in made:
-            if any(path.iterdir()):
+            try:
+                path.rmdir()
+            except OSError:
+                # Other runs are in it, one perhaps since this moment.
                 break
-            path.rmdir()
+
+
+def _was_cleared(error: OSError) -> bool:
+    """Tell whether a folder went away while it was being made."""
+    if isinstance(error, FileExistsError):
+        return not os.path.exists(error.filename) or os.path.isdir(error.filename)
+    return isinstance(error, FileNotFoundError)
 
 
 class _StrictFileHandler(logging.FileHandler):

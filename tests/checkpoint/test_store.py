@@ -205,6 +205,7 @@ def test_the_disk_is_waited_for_before_a_checkpoint_gets_its_name(tmp_path, monk
     saved.save(7, files(7), {})
     saved.link(BEST, 7)
     assert events == [
+        ("fsync", tmp_path.name),
         ("fsync", "model.pdparams"),
         ("fsync", "manifest.json"),
         ("fsync", ".tmp-step_000000007"),
