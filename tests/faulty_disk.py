@@ -92,6 +92,9 @@ class FaultyDisk:
 
     def _open_file(self, file, mode="r", buffering=-1, encoding=None, *rest, **options):
         path = self._path(file) if isinstance(file, (str, os.PathLike)) else None
+        if path is not None and "+" in mode:
+            # Of a lock: what is written in it matters to nobody, whether it may be opened does.
+            self.note("open", path)
         if path is None or not set(mode) & set("wax") or "+" in mode:
             return self._real_open(file, mode, buffering, encoding, *rest, **options)
         if "a" not in mode or not os.path.exists(path):
