@@ -17,6 +17,7 @@ MANIFEST = "manifest.json"
 _FORMAT = 1
 # What every reader of a manifest relies on; see engine/hooks.py for the rest.
 _MANIFEST_KEYS = {"step": int, "files": dict}
+_FILE_KEYS = {"size", "sha256"}
 # Asking again would not help; a block that cannot be read (EIO) is lost as a flipped bit is.
 _LOST = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.EIO)
 
@@ -69,7 +70,16 @@ def read_manifest(path: Path) -> dict[str, Any]:
     for key, kind in _MANIFEST_KEYS.items():
         if not isinstance(manifest.get(key), kind):
             raise CheckpointError(f"{path}: has no {key}")
+    for name, facts in manifest["files"].items():
+        if Path(name).name != name or not isinstance(facts, dict) or not set(facts) >= _FILE_KEYS:
+            raise CheckpointError(f"{path}: has no size and checksum of a file {name[:50]!r}")
+    if not _is_list_of_text(manifest.get("replaces", [])):
+        raise CheckpointError(f"{path}: replaces no list of checkpoints")
     return manifest
+
+
+def _is_list_of_text(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(item, str) for item in value)
 
 
 def missing_or_refused(path: Path, error: OSError) -> Union[CheckpointError, StorageError]:

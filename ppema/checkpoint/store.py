@@ -226,6 +226,7 @@ class CheckpointStore:
                 target = self.folder / aside.name[len(_ASIDE) :]
                 if not os.path.lexists(target):
                     os.rename(aside, target)
+                    logger.warning("%s was not replaced in the end; it stands again", target)
 
     def unlink(self, link: str) -> None:
         """Take `best_model` or `model_final` away, where it is there."""
@@ -261,7 +262,7 @@ class CheckpointStore:
             with contextlib.suppress(CheckpointError, StorageError):
                 manifest = Checkpoint(self.path(step)).manifest
                 digests[step] = manifest["digest"]
-                replaces.update(manifest.get("replaces", ()))
+                replaces.update(manifest.get("replaces", []))
         return sorted(steps, key=lambda step: (digests.get(step) not in replaces, step))[::-1]
 
     def _drop_replaced(self, saved: int) -> None:
@@ -280,7 +281,8 @@ class CheckpointStore:
             return False
         try:
             Checkpoint(path).verify()
-        except CheckpointError:
+        # What the disk refuses to read is of no more use than what is damaged.
+        except (CheckpointError, StorageError):
             return False
         return True
 

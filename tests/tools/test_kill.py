@@ -2,121 +2,44 @@
 
 from __future__ import annotations
 
-import itertools
-import json
 import os
 import random
 import re
-import subprocess
-import sys
+import signal
 import time
 
-import paddle
 import pytest
-from conftest import REPOSITORY
+from run_process import KEEP, Run, require_equal, wait_while
 from torture_record import pending, recorded
 
-from ppema.checkpoint import FINAL, Checkpoint, CheckpointStore
+from ppema.checkpoint import Checkpoint
 
-KEEP = 3
 KILLS = 10
 # Of a life, in steps: all of them together end before the run does.
 LONGEST = 20
-CONFIG = f"""\
-_BASE_: {REPOSITORY}/configs/lenet_digits.yml
-epoch: 3
-log_iter: 10
-snapshot_iter: 4
-keep_checkpoint_max: {KEEP}
-posthoc_every: 20
-use_vdl: false
-save_dir: output
-Averages:
-  ema: {{name: ExponentialMovingAverage, decay: 0.999}}
-  wide: {{name: ExponentialMovingAverage, decay: 0.99, shadow_dtype: float64, update_every: 3}}
-  swa: {{name: StochasticWeightAverage, start: 1 epoch}}
-  latest: {{name: LatestWeightAverage, k: 3, every: 50}}
-  power: {{name: PowerFunctionEMA, sigma_rel: 0.1}}
-"""
 
 
-class Run:
-    """One training run that is killed and resumed, in a folder of its own."""
-
-    def __init__(self, folder):
-        folder.mkdir(exist_ok=True)
-        self.home = folder
-        (folder / "kill.yml").write_text(CONFIG)
-        self.folder = folder / "output/kill"
-        self.store = CheckpointStore(self.folder, KEEP)
-        self.lives = itertools.count()
-
-    def start(self):
-        command = [sys.executable, str(REPOSITORY / "tools/train.py"), "-c", "kill.yml", "--eval"]
-        environment = {**os.environ, "PPEMA_MIRRORS": "", "HOME": str(self.home)}
-        log = self.home / f"life_{next(self.lives)}.txt"
-        with open(log, "w") as file:
-            return log, subprocess.Popen(
-                [*command, "-r", "auto"],
-                cwd=self.home,
-                env=environment,
-                stdout=file,
-                stderr=subprocess.STDOUT,
-            )
-
-    def finish(self):
-        """Let the run go to its end, and return all that it ends with."""
-        log, process = self.start()
-        assert process.wait(120) == 0, log.read_text()
-        assert not list(self.folder.glob(".tmp-*"))
-        final = Checkpoint((self.folder / FINAL).resolve())
-        final.verify()
-        facts = final.manifest
-        # The optimizer and the state too, in the bytes that they are read from.
-        digests = {name: file["sha256"] for name, file in facts["files"].items()}
-        names = [name for name, file in facts["files"].items() if file["role"] != "state"]
-        weights = {name: bits(paddle.load(str(final.path / name))) for name in names}
-        kept = {key: facts[key] for key in ("step", "best", "winner", "metrics", "snapshots")}
-        lines = (self.folder / "metrics.jsonl").read_text().splitlines()
-        records = [r for r in map(json.loads, lines) if r["split"] == "eval"]
-        return {"weights": weights, "facts": kept, "names": sorted(digests), "records": records}
-
-    def steps(self):
-        """Return the steps that stand, and whether a save is under way."""
-        names = os.listdir(self.folder) if self.folder.is_dir() else []
-        steps = {int(name[5:]) for name in names if re.fullmatch(r"step_\d{9}", name)}
-        return steps, any(name.startswith(".tmp-step_") for name in names)
-
-
-def bits(state):
-    return {n: t.numpy().tobytes() if paddle.is_tensor(t) else t for n, t in state.items()}
+def newest(run):
+    return max(run.steps(), default=0)
 
 
 def kill(run, choose):
-    """Start the run, kill it at a moment that `choose` draws; return the log and what stood."""
-    before = max(run.steps()[0], default=0)
+    """Start the run, kill it at a moment that `choose` draws; return its log and what stood."""
+    before = newest(run)
     log, process = run.start()
     aim = choose.choice(["any", "running", "saving", "saving"])
-
-    def wait_while(condition):
-        while condition() and process.poll() is None:
-            time.sleep(0.0005)
-
-    def is_below(step):
-        return max(run.steps()[0], default=0) < before + step
-
     if aim == "any":
         # Also while it imports, looks through the folder and puts back what it found.
         end = time.monotonic() + choose.uniform(0, 2)
-        wait_while(lambda: time.monotonic() < end and is_below(LONGEST))
+        wait_while(process, lambda: time.monotonic() < end and newest(run) < before + LONGEST)
     else:
-        advance = choose.randint(1, LONGEST)
-        wait_while(lambda: is_below(advance))
-        wait_while(lambda: aim == "saving" and not run.steps()[1])
+        enough = before + choose.randint(1, LONGEST)
+        wait_while(process, lambda: newest(run) < enough)
+        wait_while(process, lambda: aim == "saving" and not run.is_saving())
         time.sleep(choose.uniform(0, 0.008 if aim == "saving" else 0.05))
-    stood = run.steps()[0]
+    stood = run.steps()
     process.kill()
-    assert process.wait() == -9, log.read_text()
+    assert process.wait() == -signal.SIGKILL, log.read_text()
     return log, stood
 
 
@@ -124,33 +47,27 @@ def killed_run(folder, seed, figures):
     """Kill a run KILLS times, looking through its folder each time; return what it ends with."""
     choose = random.Random(seed)
     run = Run(folder)
-    newest, saved, figures["kills"], figures["mid_save"] = 0, set(), 0, 0
+    last, saved, figures["kills"], figures["mid_save"] = 0, set(), 0, 0
     for _ in range(KILLS):
         log, stood = kill(run, choose)
         figures["kills"] += 1
-        steps, is_mid_save = run.steps()
-        figures["mid_save"] += is_mid_save
+        figures["mid_save"] += run.is_saving()
         # Said by those that lived to say it.
         continued = re.findall(r"continuing \S+ after step (\d+) of", log.read_text())
-        assert set(continued) <= {str(newest)}
+        assert set(continued) <= {str(last)}
+        steps = run.steps()
         for step in steps:
             Checkpoint(run.store.path(step)).verify()
         saved |= steps | stood
         assert len(steps) >= min(KEEP, len(saved))
-        assert max(steps, default=0) >= max(stood, default=0) >= newest
-        newest = max(steps, default=0)
+        assert newest(run) >= max(stood, default=0) >= last
+        last = newest(run)
     return run.finish()
 
 
 @pytest.fixture(scope="module")
 def uninterrupted(tmp_path_factory):
     return Run(tmp_path_factory.mktemp("straight")).finish()
-
-
-def require_equal(found, wanted):
-    for name, state in wanted["weights"].items():
-        assert found["weights"][name] == state, f"{name} differs"
-    assert found == wanted
 
 
 @pytest.mark.parametrize("seed", [1, 2])
@@ -162,8 +79,45 @@ def test_a_killed_run_ends_with_the_bits_of_the_uninterrupted_one(tmp_path, unin
 
 @pytest.mark.torture
 @pytest.mark.parametrize("seed", range(100, 120))
-def test_two_hundred_kills(tmp_path, uninterrupted, seed):
+def test_two_hundred_kills(tmp_path, seed, request):
     for case in pending("kill -9", [seed]):
+        # Made only where something is left to do.
+        uninterrupted = request.getfixturevalue("uninterrupted")
         with recorded("kill -9", case) as figures:
             require_equal(killed_run(tmp_path, case, figures), uninterrupted)
             assert 10 * figures["mid_save"] >= figures["kills"] == KILLS
+
+
+def stop(run, choose, number, to_group):
+    """Start the run, send a signal while it trains; return the steps that stood then, and now."""
+    before = newest(run)
+    log, process = run.start()
+    enough = before + choose.randint(1, LONGEST)
+    wait_while(process, lambda: newest(run) < enough)
+    time.sleep(choose.uniform(0, 0.05))
+    stood = newest(run)
+    if to_group:
+        os.killpg(process.pid, number)
+    else:
+        process.send_signal(number)
+    assert process.wait(60) == 128 + number, log.read_text()
+    said = re.search(r"stopped by (\w+) after step (\d+), which is saved", log.read_text())
+    assert said[1] == signal.Signals(number).name
+    assert int(said[2]) == newest(run) >= stood
+    Checkpoint(run.store.path(newest(run))).verify()
+    # No orphan: the group is empty once its leader has been waited for.
+    with pytest.raises(ProcessLookupError):
+        os.killpg(process.pid, 0)
+
+
+@pytest.mark.torture
+@pytest.mark.parametrize("to_group", [False, True], ids=["process", "group"])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["INT", "TERM"])
+def test_ten_signals_of_each_kind(tmp_path, number, to_group, request):
+    for case in pending("signals", [f"{number.name}, {'group' if to_group else 'process'}"]):
+        uninterrupted = request.getfixturevalue("uninterrupted")
+        with recorded("signals", case) as figures:
+            choose, run = random.Random(case), Run(tmp_path)
+            for figures["signals"] in range(1, 11):
+                stop(run, choose, number, to_group)
+            require_equal(run.finish(), uninterrupted)
