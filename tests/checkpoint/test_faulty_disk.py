@@ -11,6 +11,7 @@ from faulty_disk import Fault, FaultyDisk
 from small_store import filled, run_of, save, whole_steps
 
 from ppema.checkpoint import BEST, FINAL, CheckpointStore
+from ppema.engine.resume import find_start
 from ppema.errors import StorageError
 
 REASONS = {
@@ -104,3 +105,29 @@ def test_every_change_of_a_save_may_be_refused(base, tmp_path):
     said = [refuse_one(base, folder, fault) for fault in faults]
     # All but the deletion of what is already out of the way is said.
     assert sum(not errors for errors in said) < len(said) / 3
+
+
+def test_what_a_refused_save_was_to_replace_stands(tmp_path):
+    base, folder = filled(tmp_path / "base", steps=(30,)).folder, tmp_path / "run"
+    refused, number = 0, -1
+    while refused == number + 1:
+        number += 1
+        for lasts in (False, True):
+            shutil.copytree(base, folder)
+            store = CheckpointStore(folder, keep=2)
+            store.replace_after(-1)
+            with FaultyDisk(folder, Fault(number, errno.EIO, lasts)) as disk, caught():
+                save(store, 30, run=1)
+            # A disk that goes on refusing cannot give a name back; the next start does.
+            start = find_start(store, "auto", False) if lasts else store.newest()
+            assert start.step == 30
+            is_new = (folder / "step_000000030") in named(disk.changes[:number], folder)
+            assert run_of(start) == int(is_new), (number, lasts, disk.changes[number:])
+            shutil.rmtree(folder)
+        refused += disk.has_refused
+    assert number > 20
+
+
+def named(changes, folder):
+    """Return what got its name by a rename in the folder."""
+    return [folder / str(change.other) for change in changes if change.kind == "rename"]
