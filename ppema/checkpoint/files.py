@@ -29,6 +29,21 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     sync_folder(path.parent)
 
 
+def make_folder(folder: Path) -> list[Path]:
+    """Make a folder and those above it; return those that were not there, the innermost first.
+
+    What is saved in it later is lost in a power cut where the disk does not know its name.
+
+    Raises:
+        OSError: the disk refused.
+    """
+    made = [path for path in (folder, *folder.parents) if not path.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in made:
+        sync_folder(path.parent)
+    return made
+
+
 def sync_folder(folder: Path) -> None:
     """Wait until the disk has the names in `folder`."""
     descriptor = os.open(folder, os.O_RDONLY)

@@ -3,29 +3,26 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
-import json
 import logging
 import os
 import re
 import shutil
 from pathlib import Path
-from typing import Any, Callable, Mapping, Optional, Union
+from typing import Any, Callable, Iterable, Mapping, Optional, Union
 
 from ..errors import CheckpointError, StorageError
-from .files import reason, sha256_of, sync_folder
+from .files import make_folder, reason, sha256_of, sync_folder
+from .manifest import MANIFEST, missing_or_refused, read_manifest, write_manifest
 from .weight_file import read_weight_file
 from .weight_writer import write_weight_file
 
 logger = logging.getLogger(__name__)
 
-MANIFEST = "manifest.json"
 BEST = "best_model"
 FINAL = "model_final"
 _STEP_FOLDER = re.compile(r"step_(\d{9})")
-_FORMAT = 1
-# What every reader of a manifest relies on; see engine/hooks.py for the rest.
-_MANIFEST_KEYS = {"step": int, "files": dict}
+# Of a checkpoint while the one that takes its place is put there.
+_ASIDE = ".tmp-aside-"
 
 
 def is_checkpoint_folder(path: Path) -> bool:
@@ -43,7 +40,7 @@ class Checkpoint:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        manifest = _read_manifest(path / MANIFEST)
+        manifest = read_manifest(path / MANIFEST)
         match = _STEP_FOLDER.fullmatch(path.name)
         if match and int(match[1]) != manifest["step"]:
             raise CheckpointError(f"{path / MANIFEST}: is of step {manifest['step']}")
@@ -86,7 +83,7 @@ class Checkpoint:
         try:
             is_same = file.stat().st_size == facts["size"] and sha256_of(file) == facts["sha256"]
         except OSError as error:
-            raise _missing_or_refused(file, error) from None
+            raise missing_or_refused(file, error) from None
         if not is_same:
             raise CheckpointError(f"{file}: checksum differs")
 
@@ -103,6 +100,8 @@ class CheckpointStore:
         self.folder = Path(folder)
         self._keep = keep
         self._replaced: set[int] = set()
+        # Those saved or looked through by this process.
+        self._known_whole: set[int] = set()
 
     def steps(self) -> list[int]:
         """Return the steps of all checkpoint folders, newest first, damaged ones included."""
@@ -118,10 +117,12 @@ class CheckpointStore:
     def newest(self) -> Optional[Checkpoint]:
         """Return the newest whole checkpoint, or None where there never was one.
 
+        One that a later save has replaced, and was killed before it deleted it, comes last.
+
         Raises:
             CheckpointError: there are checkpoints, and all are damaged.
         """
-        steps = self.steps()
+        steps = self._replaced_last(self.steps())
         faults = []
         for step in steps:
             try:
@@ -167,7 +168,7 @@ class CheckpointStore:
         try:
             if step not in self._replaced and self._is_whole(target):
                 return target
-            self.folder.mkdir(parents=True, exist_ok=True)
+            make_folder(self.folder)
             temporary = self.folder / f".tmp-{target.name}"
             _remove(temporary)
             temporary.mkdir()
@@ -176,10 +177,11 @@ class CheckpointStore:
                 # The digest is of what was to be written, so it tells a disk that wrote else.
                 written = write_weight_file(temporary / name, make_contents())
                 entries[name] = {"role": role, "size": written.size, "sha256": written.sha256}
-            self._write_manifest(temporary, {"step": step, **facts, "files": entries})
-            _remove(target)
-            os.rename(temporary, target)
-            sync_folder(self.folder)
+            replaces = self._digests_of(self._replaced)
+            facts = {**facts, "replaces": replaces} if replaces else facts
+            write_manifest(temporary, {"step": step, **facts, "files": entries})
+            self._put_in_place(temporary, target)
+            self._known_whole.add(step)
             self._drop_replaced(step)
         except OSError as error:
             raise self._storage_error(step, error) from error
@@ -201,15 +203,30 @@ class CheckpointStore:
             raise StorageError(f"cannot write {self.folder / link}: {reason(error)}") from error
 
     def prune(self) -> None:
-        """Delete all but the newest checkpoints and those that a link names."""
+        """Delete all but the newest whole checkpoints and those that a link names."""
         linked = {(self.folder / link).resolve().name for link in (BEST, FINAL)}
-        for step in self.steps()[self._keep :]:
-            if self.path(step).name not in linked:
-                _remove(self.path(step))
+        num_whole = 0
+        for step in self.steps():
+            if num_whole >= self._keep:
+                if self.path(step).name not in linked:
+                    _remove(self.path(step))
+            # Damaged ones are not counted: what stands must be of use.
+            elif step in self._known_whole or self._is_whole(self.path(step)):
+                self._known_whole.add(step)
+                num_whole += 1
 
     def replace_after(self, step: int) -> None:
         """Delete the checkpoints newer than `step` as soon as the next one is saved, not before."""
         self._replaced = {newer for newer in self.steps() if newer > step}
+
+    def put_back(self) -> None:
+        """Give a checkpoint its name again where the save that was to replace it was killed."""
+        if self.folder.is_dir():
+            for aside in self.folder.glob(f"{_ASIDE}*"):
+                target = self.folder / aside.name[len(_ASIDE) :]
+                if not os.path.lexists(target):
+                    os.rename(aside, target)
+                    logger.warning("%s was not replaced in the end; it stands again", target)
 
     def unlink(self, link: str) -> None:
         """Take `best_model` or `model_final` away, where it is there."""
@@ -220,6 +237,33 @@ class CheckpointStore:
         if self.folder.is_dir():
             for entry in self.folder.glob(".tmp-*"):
                 _remove(entry)
+
+    def _put_in_place(self, temporary: Path, target: Path) -> None:
+        aside = self.folder / f"{_ASIDE}{target.name}"
+        if os.path.lexists(target):
+            # Deleted only once the new one has its name for certain.
+            _remove(aside)
+            os.rename(target, aside)
+        os.rename(temporary, target)
+        sync_folder(self.folder)
+        _remove(aside)
+
+    def _digests_of(self, steps: Iterable[int]) -> list[str]:
+        digests = []
+        for step in sorted(steps):
+            with contextlib.suppress(CheckpointError):
+                digests.append(Checkpoint(self.path(step)).manifest["digest"])
+        return digests
+
+    def _replaced_last(self, steps: list[int]) -> list[int]:
+        """Return steps newest first, but after them those that another one's manifest replaces."""
+        digests, replaces = {}, set()
+        for step in steps:
+            with contextlib.suppress(CheckpointError, StorageError):
+                manifest = Checkpoint(self.path(step)).manifest
+                digests[step] = manifest["digest"]
+                replaces.update(manifest.get("replaces", []))
+        return sorted(steps, key=lambda step: (digests.get(step) not in replaces, step))[::-1]
 
     def _drop_replaced(self, saved: int) -> None:
         for step in self._replaced - {saved}:
@@ -237,60 +281,20 @@ class CheckpointStore:
             return False
         try:
             Checkpoint(path).verify()
-        except CheckpointError:
+        # What the disk refuses to read is of no more use than what is damaged.
+        except (CheckpointError, StorageError):
             return False
         return True
-
-    def _write_manifest(self, folder: Path, facts: dict[str, Any]) -> None:
-        with open(folder / MANIFEST, "w", encoding="utf-8") as file:
-            file.write(_render({"format": _FORMAT, **facts}))
-            file.flush()
-            os.fsync(file.fileno())
-        sync_folder(folder)
 
     def _storage_error(self, step: int, error: OSError) -> StorageError:
         # A disk that refused the save may refuse this as well; the next start clears it then.
         with contextlib.suppress(OSError):
             _remove(self.folder / f".tmp-{self.path(step).name}")
-        kept = self.steps()
+            self.put_back()
+        # Its own name may stand where the disk did not confirm it; that is not relied on.
+        kept = [other for other in self.steps() if other != step]
         rest = f"; step {kept[0]} kept" if kept else "; nothing was saved before"
         return StorageError(f"cannot save step {step}: {reason(error)}{rest}")
-
-
-def _render(manifest: Mapping[str, Any]) -> str:
-    """Return the manifest as its file has it: the facts, and last the digest of them."""
-    facts = {key: value for key, value in manifest.items() if key != "digest"}
-    text = json.dumps(facts, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
-    digest = hashlib.sha256(text.encode()).hexdigest()
-    return json.dumps({**facts, "digest": digest}, indent=1, ensure_ascii=False) + "\n"
-
-
-def _read_manifest(path: Path) -> dict[str, Any]:
-    try:
-        text = path.read_text(encoding="utf-8")
-        manifest: dict[str, Any] = json.loads(text)
-        # Compared as text too, so that a change outside the values is noticed as well.
-        is_whole = isinstance(manifest, dict) and text == _render(manifest)
-    except OSError as error:
-        raise _missing_or_refused(path, error) from None
-    except (ValueError, RecursionError):
-        raise CheckpointError(f"{path}: is damaged") from None
-    if not is_whole:
-        raise CheckpointError(f"{path}: checksum differs")
-    if manifest.get("format") != _FORMAT:
-        found = str(manifest.get("format"))[:20]
-        raise CheckpointError(f"{path}: format {found}, this ppema reads {_FORMAT}")
-    for key, kind in _MANIFEST_KEYS.items():
-        if not isinstance(manifest.get(key), kind):
-            raise CheckpointError(f"{path}: has no {key}")
-    return manifest
-
-
-def _missing_or_refused(path: Path, error: OSError) -> Union[CheckpointError, StorageError]:
-    """Tell a file that is not there from a disk that refuses to read it."""
-    if isinstance(error, (FileNotFoundError, NotADirectoryError, IsADirectoryError)):
-        return CheckpointError(f"{path}: {error.strerror or error}")
-    return StorageError(f"{path}: {reason(error)}")
 
 
 def _remove(path: Path) -> None:

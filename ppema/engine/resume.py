@@ -25,6 +25,7 @@ def find_start(
         ConfigError: going on would write over checkpoints, and `overwrite` does not allow it.
         CheckpointError: nothing usable where `resume` points.
     """
+    store.put_back()
     steps = store.steps()
     if resume is None:
         if steps and not overwrite:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Iterator
 
 from ..checkpoint import LOCK, RunLock
-from ..checkpoint.files import reason
-from ..errors import StorageError
+from ..checkpoint.files import make_folder, reason
+from ..errors import FolderInUseError, StorageError
 
 LOG = "train.log"
 CONFIG = "config.yml"
@@ -21,14 +22,17 @@ def open_run_folder(folder: Path) -> Iterator[None]:
     """Hold the folder for this process for the length of a `with` block.
 
     Raises:
-        FolderInUseError: another process trains in it.
+        FolderInUseError: another process trains in it, or just cleared it away.
         StorageError: it cannot be made or written.
     """
-    made = [path for path in (folder, *folder.parents) if not path.exists()]
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        made = make_folder(folder)
         lock = RunLock(folder)
     except OSError as error:
+        if _was_cleared(error):
+            raise FolderInUseError(
+                f"{folder} was being cleared by another process; try again"
+            ) from None
         raise StorageError(f"{folder}: cannot be written: {error.strerror or error}") from None
     try:
         yield
@@ -42,9 +46,18 @@ def _remove_unused(folder: Path, made: list[Path]) -> None:
     if made and all(entry.name == LOCK for entry in folder.iterdir()):
         (folder / LOCK).unlink()
         for path in made:
-            if any(path.iterdir()):
+            try:
+                path.rmdir()
+            except OSError:
+                # Other runs are in it, one perhaps since this moment.
                 break
-            path.rmdir()
+
+
+def _was_cleared(error: OSError) -> bool:
+    """Tell whether a folder went away while it was being made."""
+    if isinstance(error, FileExistsError):
+        return not os.path.exists(error.filename) or os.path.isdir(error.filename)
+    return isinstance(error, FileNotFoundError)
 
 
 class _StrictFileHandler(logging.FileHandler):

@@ -10,7 +10,16 @@ import sys
 import paddle
 import pytest
 
-from ppema.checkpoint import BEST, FINAL, Checkpoint, CheckpointStore, RunLock, run_lock, store
+from ppema.checkpoint import (
+    BEST,
+    FINAL,
+    Checkpoint,
+    CheckpointStore,
+    RunLock,
+    manifest,
+    run_lock,
+    store,
+)
 from ppema.errors import CheckpointError, FolderInUseError, StorageError
 
 
@@ -66,9 +75,9 @@ def test_a_missing_file_or_a_renamed_folder_is_noticed(three):
 
 def test_a_manifest_whose_own_digest_is_wrong_is_not_believed(three):
     path = three.path(30) / "manifest.json"
-    manifest = json.loads(path.read_text())
-    manifest["epoch"] = 99
-    path.write_text(json.dumps(manifest))
+    facts = json.loads(path.read_text())
+    facts["epoch"] = 99
+    path.write_text(json.dumps(facts))
     with pytest.raises(CheckpointError, match=r"manifest\.json: checksum differs"):
         Checkpoint(three.path(30))
 
@@ -171,8 +180,60 @@ def test_a_manifest_without_what_every_reader_needs_is_damaged(three, key):
     path = three.path(30) / "manifest.json"
     facts = json.loads(path.read_text())
     facts.pop(key)
-    path.write_text(store._render(facts))
+    path.write_text(manifest.render(facts))
     assert three.newest().step == 20
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"files": {"model.pdparams": 3}},
+        {"files": {"model.pdparams": {"size": 1}}},
+        {"files": {"../../etc/passwd": {"size": 1, "sha256": ""}}},
+        {"replaces": 3},
+        {"replaces": [[]]},
+    ],
+)
+def test_a_manifest_that_someone_made_up_is_damaged(three, change):
+    path = three.path(30) / "manifest.json"
+    path.write_text(manifest.render({**json.loads(path.read_text()), **change}))
+    assert three.newest().step == 20
+
+
+def test_what_cannot_be_read_neither_counts_nor_ends_a_run_that_prunes(three, monkeypatch):
+    real = store.sha256_of
+
+    def refuse(path):
+        if path.parent.name == "step_000000020":
+            raise PermissionError(13, "Permission denied")
+        return real(path)
+
+    monkeypatch.setattr(store, "sha256_of", refuse)
+    pruning = CheckpointStore(three.folder, keep=2)
+    pruning.prune()
+    assert pruning.steps() == [30, 20, 10]
+
+
+def test_a_block_that_cannot_be_read_is_damage(three, monkeypatch, caplog):
+    real = store.sha256_of
+
+    def fail(path):
+        if path.parent.name == "step_000000030":
+            raise OSError(5, "Input/output error")
+        return real(path)
+
+    monkeypatch.setattr(store, "sha256_of", fail)
+    assert three.newest().step == 20
+    assert "step_000000030/model.pdparams: Input/output error; using" in caplog.text
+
+
+def test_what_a_killed_save_had_set_aside_stands_again(three, caplog):
+    os.rename(three.path(30), three.folder / ".tmp-aside-step_000000030")
+    three.put_back()
+    assert three.newest().step == 30
+    assert "step_000000030 was not replaced in the end; it stands again" in caplog.text
+    three.put_back()
+    assert three.steps() == [30, 20, 10]
 
 
 def test_the_disk_is_waited_for_before_a_checkpoint_gets_its_name(tmp_path, monkeypatch):
@@ -196,6 +257,7 @@ def test_the_disk_is_waited_for_before_a_checkpoint_gets_its_name(tmp_path, monk
     saved.save(7, files(7), {})
     saved.link(BEST, 7)
     assert events == [
+        ("fsync", tmp_path.name),
         ("fsync", "model.pdparams"),
         ("fsync", "manifest.json"),
         ("fsync", ".tmp-step_000000007"),
