@@ -41,8 +41,11 @@ class StoredDtype:
     __slots__ = ("code", "order")
 
     def __init__(self, code: Any, *_: Any) -> None:
-        if not isinstance(code, str) or code not in _DTYPES:
-            raise ValueError(f"an array of dtype {ascii(code)[:20]}")
+        if not isinstance(code, str):
+            # Not shown: a tuple that holds itself 2**60 times would be spelt out.
+            raise ValueError("an array of something other than numbers")
+        if code not in _DTYPES:
+            raise ValueError(f"an array of dtype {code[:20]!a}")
         self.code = code
         self.order = "="
 
