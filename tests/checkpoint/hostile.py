@@ -293,7 +293,7 @@ def tables():
 
 def broken():
     """Return what is no pickle of protocol 2 to 4, or not to its end."""
-    genuine = {"w": np.arange(8, dtype="float32"), "b": np.float32([1]).reshape(())}
+    genuine = {"w": np.arange(8, dtype="float32"), "b": np.array(1.0, "float32")}
     yield "nothing", b""
     yield "text", b"weights"
     yield "zeros", b"\0" * 4096
