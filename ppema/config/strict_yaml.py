@@ -255,4 +255,7 @@ def _describe_syntax_error(error: yaml.MarkedYAMLError, place: str) -> str:
     # `exclude: *.bias` is an alias to YAML, though its writer meant a pattern.
     if error.context in ("while scanning an alias", "while scanning an anchor"):
         return f"{origin}: {_NO_ALIASES}"
+    # libyaml's own limit, which it reaches first as it reads ahead.
+    if error.problem == "exceeded maximum nesting depth":
+        return f"{origin}: nested deeper than {MAX_DEPTH} levels"
     return f"{origin}: {error.problem or 'not YAML'}"
