@@ -23,9 +23,9 @@ def describe_misfit(model: Mapping[str, Any], stored: Mapping[str, Any]) -> Opti
         return None
     parts = [f"{len(model) - len(wrong) - len(missing)} of {len(model)} fit", *wrong]
     if missing:
-        parts.append(f"missing: {', '.join(missing)}")
+        parts.append(f"missing: {', '.join(map(str, missing))}")
     if unexpected:
-        parts.append(f"unexpected: {', '.join(unexpected)}")
+        parts.append(f"unexpected: {', '.join(map(str, unexpected))}")
     return "; ".join(parts)
 
 
