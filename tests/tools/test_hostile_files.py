@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -12,7 +13,7 @@ import pytest
 from checkpoint.hostile import CASES, HARMLESS, SENTINEL
 from conftest import REPOSITORY
 
-from ppema.checkpoint import store
+from ppema.checkpoint import read_weight_file, replace_weight_file
 from ppema.checkpoint.files import sha256_of
 
 # Every fifth, so that each family is there.
@@ -47,7 +48,16 @@ def reseal(checkpoint, name):
     manifest = json.loads((checkpoint / "manifest.json").read_text())
     file = checkpoint / name
     manifest["files"][name].update(size=file.stat().st_size, sha256=sha256_of(file))
-    (checkpoint / "manifest.json").write_text(store._render(manifest), encoding="utf-8")
+    write_manifest(checkpoint, manifest)
+
+
+def write_manifest(checkpoint, manifest):
+    """Write a manifest with its own digest, which is no secret."""
+    facts = {key: value for key, value in manifest.items() if key != "digest"}
+    text = json.dumps(facts, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+    facts["digest"] = hashlib.sha256(text.encode()).hexdigest()
+    text = json.dumps(facts, indent=1, ensure_ascii=False) + "\n"
+    (checkpoint / "manifest.json").write_text(text, encoding="utf-8")
 
 
 def test_eval_and_soup_refuse_them(run_tool, tmp_path):
@@ -80,6 +90,27 @@ def test_train_refuses_a_checkpoint_that_holds_one(in_run):
     assert result.code == 0, result.err
 
 
+def test_train_refuses_states_that_no_run_wrote(in_run):
+    (checkpoint,) = RUN.glob("step_*")
+    file = checkpoint / "state.pdstates"
+    genuine = read_weight_file(file)
+    for changes in [
+        None,
+        {"averages": 3},
+        {"averages": {"ema": [1]}},
+        {"progress": {}},
+        {"rng": {}},
+        {"rng": "x\ny"},
+        {"hooks": 3},
+        {"hooks": {"snapshots": {"taken": [3]}}},
+    ]:
+        replace_weight_file(file, {} if changes is None else {**genuine, **changes})
+        reseal(checkpoint, file.name)
+        result = in_run("train", "-c", CONFIG, "-r", "auto", "-o", *KEYS, "epoch=2")
+        assert_refused(result, checkpoint.name)
+        assert result.err.strip().isprintable()
+
+
 def test_posthoc_refuses_a_snapshot_that_is_one(in_run):
     snapshot = sorted((RUN / "snapshots").glob("*.pdparams"))[0]
     (checkpoint,) = RUN.glob("step_*")
@@ -89,7 +120,7 @@ def test_posthoc_refuses_a_snapshot_that_is_one(in_run):
         for entry in manifest["snapshots"]:
             if snapshot.name == f"{entry['average']}_{entry['step']:09d}.pdparams":
                 entry.update(size=snapshot.stat().st_size, sha256=sha256_of(snapshot))
-        (checkpoint / "manifest.json").write_text(store._render(manifest), encoding="utf-8")
+        write_manifest(checkpoint, manifest)
         result = in_run("average", "posthoc", "-c", CONFIG, "--sigma_rel", "0.13", "-o", *KEYS)
         assert_refused(result, snapshot.name)
     assert not (RUN / "posthoc").exists()
