@@ -235,7 +235,9 @@ class WeightAverage(UpdatedAverage):
                 f"got {', '.join(sorted(map(str, state))) or 'none'}"
             )
         if state["kind"] != type(self).__name__:
-            raise ValueError(f"the state is of {state['kind']}, not {type(self).__name__}")
+            # It may come from a stranger's file: a line of a message at most.
+            kind = ascii(str(state["kind"])[:80])[1:-1]
+            raise ValueError(f"the state is of {kind}, not {type(self).__name__}")
         counters = self._checked_counters(state)
         never_moved = require_names("never_moved", state["never_moved"])
         require_tensors(state["shadow"])

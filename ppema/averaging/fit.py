@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import reprlib
 from typing import Any, Dict, Mapping, Optional, Union
 
 Counters = Dict[str, Union[int, float]]
@@ -22,9 +23,9 @@ def describe_misfit(model: Mapping[str, Any], stored: Mapping[str, Any]) -> Opti
         return None
     parts = [f"{len(model) - len(wrong) - len(missing)} of {len(model)} fit", *wrong]
     if missing:
-        parts.append(f"missing: {', '.join(missing)}")
+        parts.append(f"missing: {', '.join(map(str, missing))}")
     if unexpected:
-        parts.append(f"unexpected: {', '.join(unexpected)}")
+        parts.append(f"unexpected: {', '.join(map(str, unexpected))}")
     return "; ".join(parts)
 
 
@@ -54,7 +55,7 @@ def fitting_numbers(wanted: Mapping[str, Any], state: Mapping[str, Any]) -> Coun
         value = state[name]
         if type(value) is not type(example) or not 0 <= value < math.inf:
             kind = "whole number" if isinstance(example, int) else "number"
-            raise ValueError(f"{name} must be a {kind} from 0, got {value!r}")
+            raise ValueError(f"{name} must be a {kind} from 0, got {reprlib.repr(value)}")
         numbers[name] = value
     return numbers
 

@@ -11,7 +11,7 @@ from typing import Any, Mapping
 import paddle
 
 from ..errors import CheckpointError
-from .strict import copy_strictly
+from .strict import copy_strictly, not_weights
 
 _MASTER_WEIGHT = "master_weight"
 
@@ -37,6 +37,9 @@ def load_structured_optimizer_state(
     Raises:
         CheckpointError: names, shapes or dtypes that do not fit; the text begins with `source`.
     """
+    others = not_weights(state)
+    if others:
+        raise CheckpointError(f"{source}: not an optimizer's state (holds {', '.join(others)})")
     trained = {name.rsplit("/", 1)[0] for name in state}
     parameters = dict(model.named_parameters())
     unknown = sorted(trained - set(parameters))

@@ -18,11 +18,7 @@ def load_strictly(model: Any, state: Mapping[str, Any], source: str) -> None:
     Raises:
         CheckpointError: missing, unexpected, wrong-shape or wrong-dtype tensors, all named.
     """
-    expected = model.state_dict()
-    not_tensors = [name for name, value in state.items() if not paddle.is_tensor(value)]
-    if not_tensors:
-        raise CheckpointError(f"{source}: not weights ({', '.join(map(str, not_tensors[:3]))})")
-    copy_strictly(expected, state, source)
+    copy_strictly(model.state_dict(), state, source)
 
 
 def copy_strictly(targets: Mapping[str, Any], state: Mapping[str, Any], source: str) -> None:
@@ -31,12 +27,25 @@ def copy_strictly(targets: Mapping[str, Any], state: Mapping[str, Any], source: 
     Raises:
         CheckpointError: missing, unexpected, wrong-shape or wrong-dtype tensors, all named.
     """
+    others = not_weights(state)
+    if others:
+        raise CheckpointError(f"{source}: not weights (holds {', '.join(others)})")
     misfit = describe_misfit(targets, state)
     if misfit:
         raise CheckpointError(f"{source}: {misfit}")
     with paddle.no_grad():
         for name, target in targets.items():
             target.copy_(state[name], True)
+
+
+def not_weights(state: Mapping[Any, Any]) -> list[str]:
+    """Return the first few names that are no text, or name no tensor."""
+    others = [
+        str(name)
+        for name, value in state.items()
+        if not isinstance(name, str) or not paddle.is_tensor(value)
+    ]
+    return others[:3]
 
 
 def require_finite(state: Mapping[str, Any], purpose: str) -> None:

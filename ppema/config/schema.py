@@ -10,6 +10,8 @@ from typing import Any, Dict, List, Literal, Optional, Union
 from .convert import Bounds
 from .named import Named
 
+# Of epochs, steps and images alike: beyond it durations and step numbers overflow.
+_MOST = 10**9
 # Of an average: it names files and folders.
 AVERAGE_NAME = re.compile(r"[a-z][a-z0-9_]*")
 
@@ -43,7 +45,7 @@ class LearningRateKeys:
 class TrainReaderKeys:
     """How training data becomes batches."""
 
-    batch_size: int = key("images in a batch", at_least=1)
+    batch_size: int = key("images in a batch", at_least=1, at_most=_MOST)
     shuffle: bool = key("another order each epoch, keyed by seed and epoch", True)
     drop_last: bool = key("leave out a last batch that is not full", False)
     num_workers: int = key(
@@ -58,7 +60,9 @@ class TrainReaderKeys:
 class EvalReaderKeys:
     """How evaluation data becomes batches."""
 
-    batch_size: int = key("images in a batch; does not change the figures", at_least=1)
+    batch_size: int = key(
+        "images in a batch; does not change the figures", at_least=1, at_most=_MOST
+    )
     num_workers: int = key(
         "processes that make batches ahead, of data that are not in memory; 0 makes them in turn",
         1,
@@ -71,7 +75,7 @@ class EvalReaderKeys:
 class Keys:
     """The keys of a config file, in the order in which a merged config shows them."""
 
-    epoch: int = key("passes over the training data", at_least=1)
+    epoch: int = key("passes over the training data", at_least=1, at_most=_MOST)
     TrainDataset: Named = key("the data to train on")
     EvalDataset: Named = key("the data to evaluate on")
     TrainReader: TrainReaderKeys = key("batches to train on")
@@ -93,22 +97,30 @@ class Keys:
     use_gpu: Union[bool, Literal["auto"]] = key("auto: where CUDA is built in and visible", "auto")
     fast_cpu: bool = key("on a CPU, faster forms of convolution and pooling; the same bits", True)
     seed: int = key("of weights, order and dropout", 0, at_least=0, at_most=2**32 - 1)
-    accumulate_steps: int = key("batches whose gradients make one step", 1, at_least=1)
+    accumulate_steps: int = key(
+        "batches whose gradients make one step", 1, at_least=1, at_most=_MOST
+    )
     amp: Literal["off", "O1", "O2"] = key("mixed precision, on a GPU", "off")
     non_finite: Literal["error", "skip"] = key("what a NaN or Inf gradient leads to", "error")
-    max_skips: int = key("steps left out in a row before the run ends", 10, at_least=0)
+    max_skips: int = key(
+        "steps left out in a row before the run ends", 10, at_least=0, at_most=_MOST
+    )
     recompute_batches: int = key(
-        "training batches for averages with buffers: recompute", 100, at_least=1
+        "training batches for averages with buffers: recompute", 100, at_least=1, at_most=_MOST
     )
     offline: Literal["digits", "error"] = key(
         "where no MNIST can be had: the embedded digits, or an error", "error"
     )
     save_dir: str = key("run folders go here, each named after its config", "output")
     weights: Optional[str] = key("what to evaluate: a run folder, a checkpoint, a file", None)
-    log_iter: int = key("steps between log lines", 20, at_least=1)
-    snapshot_epoch: int = key("epochs between checkpoints", 1, at_least=1)
-    snapshot_iter: int = key("steps between further checkpoints; 0 for none", 0, at_least=0)
-    keep_checkpoint_max: int = key("newest checkpoints to keep, beside the best", 3, at_least=1)
+    log_iter: int = key("steps between log lines", 20, at_least=1, at_most=_MOST)
+    snapshot_epoch: int = key("epochs between checkpoints", 1, at_least=1, at_most=_MOST)
+    snapshot_iter: int = key(
+        "steps between further checkpoints; 0 for none", 0, at_least=0, at_most=_MOST
+    )
+    keep_checkpoint_max: int = key(
+        "newest checkpoints to keep, beside the best", 3, at_least=1, at_most=_MOST
+    )
     use_vdl: bool = key("write records for VisualDL", True)
     vdl_log_dir: Optional[str] = key("where they go; vdl in the run's folder by default", None)
 

@@ -5,7 +5,9 @@ No duplicate keys, anchors, aliases, merges or tags; numbers as YAML 1.2 has the
 
 from __future__ import annotations
 
+import os
 import re
+import stat
 from dataclasses import dataclass, field
 from typing import Any, Iterator, Optional, Union
 
@@ -86,10 +88,16 @@ def read_yaml(path: str) -> Mapping:
         ConfigError: with file and line, for all that is refused.
     """
     try:
+        # A pipe would be waited for.
+        mode = os.stat(path).st_mode
+        if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+            raise ConfigError(f"{path}: is no regular file")
         with open(path, "rb") as file:
             content = file.read(MAX_BYTES + 1)
-    except OSError as error:
-        raise ConfigError(f"{path}: {error.strerror or error}") from None
+    # A name with NUL in it is a ValueError.
+    except (OSError, ValueError) as error:
+        why = getattr(error, "strerror", None) or error
+        raise ConfigError(f"{path if path.isprintable() else ascii(path)[1:-1]}: {why}") from None
     if len(content) > MAX_BYTES:
         raise ConfigError(f"{path}: config is larger than 1 MiB")
     try:
@@ -247,4 +255,7 @@ def _describe_syntax_error(error: yaml.MarkedYAMLError, place: str) -> str:
     # `exclude: *.bias` is an alias to YAML, though its writer meant a pattern.
     if error.context in ("while scanning an alias", "while scanning an anchor"):
         return f"{origin}: {_NO_ALIASES}"
+    # libyaml's own limit, which it reaches first as it reads ahead.
+    if error.problem == "exceeded maximum nesting depth":
+        return f"{origin}: nested deeper than {MAX_DEPTH} levels"
     return f"{origin}: {error.problem or 'not YAML'}"

@@ -85,12 +85,25 @@ def restore(trainer: Trainer, checkpoint: Checkpoint, is_own: bool = True) -> No
         f"{source}/{OPTIMIZER_FILE}",
     )
     state = checkpoint.read(STATE_FILE)
+    try:
+        _restore_state(trainer, state, checkpoint, is_own)
+    # A file that is whole to the byte may still hold a state that no ppema wrote.
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+        text = ascii(str(error)[:200])[1:-1]
+        raise CheckpointError(
+            f"{source}/{STATE_FILE}: does not fit ({type(error).__name__}: {text})"
+        ) from error
+
+
+def _restore_state(
+    trainer: Trainer, state: Mapping[str, Any], checkpoint: Checkpoint, is_own: bool
+) -> None:
     _restore_averages(trainer.averages, state["averages"], checkpoint)
     if trainer.lr_scheduler is not None:
         try:
             set_schedule_state(trainer.lr_scheduler, state["lr_scheduler"])
         except ValueError as error:
-            raise CheckpointError(f"{source}/{STATE_FILE}: {error}") from None
+            raise CheckpointError(f"{checkpoint.path.name}/{STATE_FILE}: {error}") from None
     if trainer.scaler is not None and state["scaler"]:
         trainer.scaler.load_state_dict(state["scaler"])
     if trainer.gate is not None and state["gate"]:

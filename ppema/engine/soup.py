@@ -5,10 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Callable, Mapping, Sequence
 
-import paddle
-
 from ..averaging import greedy_soup, uniform_soup
-from ..checkpoint import read_weight_file, require_finite
+from ..checkpoint import not_weights, read_weight_file, require_finite
 from ..errors import CheckpointError, NonFiniteError
 from .candidates import Candidates
 
@@ -27,8 +25,7 @@ def read_ingredients(files: Sequence[str]) -> dict[str, dict[str, Any]]:
         name = file if file not in states else f"{file} (again, {index + 1})"
         states[name] = read_weight_file(Path(file))
         # An optimizer's state is named weight/accumulator.
-        others = [key for key in states[name] if "/" in str(key)]
-        others += [key for key, value in states[name].items() if not paddle.is_tensor(value)]
+        others = [key for key in states[name] if "/" in str(key)] + not_weights(states[name])
         if others or not states[name]:
             holds = f"holds {', '.join(map(str, others[:3]))}" if others else "is empty"
             raise CheckpointError(f"{file}: not weights ({holds})")

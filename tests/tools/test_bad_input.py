@@ -331,6 +331,10 @@ def test_bad_weights_give_their_line_and_3(run_tool, config, run_folder):
     Path("torch.pdparams").write_bytes(b"PK\x03\x04 and so on")
     shutil.copy(run_folder / "model_final/optimizer.pdopt", ".")
     Path("text.pdparams").write_text("weights")
+    Path("gzip.pdparams").write_bytes(gzip.compress(good.read_bytes()))
+    Path("short.pdparams").write_bytes(good.read_bytes()[:-1000])
+    Path("empty.pdparams").write_bytes(b"")
+    Path("long.pdparams").write_bytes(good.read_bytes() + b"more")
     for path, message in [
         (
             "shapes.pdparams",
@@ -340,6 +344,10 @@ def test_bad_weights_give_their_line_and_3(run_tool, config, run_folder):
         ("evil.pdparams", "evil.pdparams: asks to import posix.system, which no checkpoint may"),
         ("torch.pdparams", "torch.pdparams: is not a Paddle weight file: it is a zip archive"),
         ("text.pdparams", "text.pdparams: is not a Paddle weight file"),
+        ("gzip.pdparams", "gzip.pdparams: is not a Paddle weight file: it is gzip-compressed"),
+        ("short.pdparams", "short.pdparams: is not a Paddle weight file (it is cut short)"),
+        ("empty.pdparams", "empty.pdparams: is not a Paddle weight file: it is empty"),
+        ("long.pdparams", "long.pdparams: is not a Paddle weight file (4 bytes after its end)"),
         ("none.pdparams", "'none.pdparams': no such run folder, checkpoint or weight file"),
         ("data", "data: holds no checkpoint"),
         ("optimizer.pdopt", "optimizer.pdopt: 0 of 10 fit; missing: features.0.weight"),
