@@ -143,8 +143,8 @@ def _keep_freed_memory() -> None:
     """Have the C library keep freed memory for the next layer's output.
 
     By its own rules glibc may give it back after each layer and take it anew, a page fault for
-    every 4 KiB: a quarter of the time of LeNet's evaluation, a tenth of its training step. Other
-    C libraries, and a user's own settings, are left alone.
+    every 4 KiB: a quarter of the time of LeNet's evaluation. Other C libraries, and a user's own
+    settings, are left alone.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     is_set = any(name.startswith(("MALLOC_", "GLIBC_TUNABLES")) for name in os.environ)
