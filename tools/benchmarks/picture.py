@@ -64,7 +64,8 @@ def _draw_bars(axes: Any, rows: Sequence[Row]) -> None:
             fontsize=8,
         )
     axes.set_xlabel(" / ".join(dict.fromkeys(row.unit for row in rows)), fontsize=8)
-    axes.margins(x=0.3)
+    # Room for what stands beside the longest bar.
+    axes.margins(x=0.6)
     axes.set_xlim(left=min(0.0, *(row.median for row in rows)))
     axes.tick_params(labelsize=8)
 
