@@ -133,10 +133,11 @@ class WeightAverageCallback(paddle.callbacks.Callback):
             return
         # Without an optimizer, Model.train_batch says what is missing.
         optimizer = self.model._optimizer
-        if optimizer is None or self.average.is_attached:
+        if optimizer is None or self.average.is_attached_to(optimizer):
             yield
             return
-        self.average.attach(optimizer)
+        # In line: a callback of the user's may write to the weights after each batch.
+        self.average.attach(optimizer, overlap=False)
         try:
             yield
         finally:

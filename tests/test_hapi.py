@@ -19,6 +19,7 @@ from ppema import (
     PowerFunctionEMA,
     StochasticWeightAverage,
 )
+from ppema.averaging import kernels
 from ppema.errors import CheckpointError, StorageError
 from ppema.hapi import WeightAverageCallback
 
@@ -658,3 +659,35 @@ def test_an_average_without_updates_is_of_the_weights_of_now(mode):
     with_average = getattr(model, mode)(EVAL, verbose=0, callbacks=[callback])
     plain = getattr(model, mode)(EVAL, verbose=0)
     np.testing.assert_equal(with_average, plain)
+
+
+def test_an_average_attached_to_another_optimizer_is_not_left_without_updates():
+    model = make_model()
+    ema = make_ema(model)
+    ema.attach(make_adam(model.network.parameters()))
+    with pytest.raises(RuntimeError, match=r"attached already; call detach\(\) first"):
+        fit(model, [WeightAverageCallback(ema)])
+    ema.detach()
+    ema.attach(model._optimizer)
+    fit(model, [WeightAverageCallback(ema)], epochs=1)
+    assert ema.num_updates == NUM_BATCHES
+    assert ema.is_attached
+
+
+def test_a_callback_that_writes_weights_comes_after_the_update(monkeypatch):
+    class Clip(paddle.callbacks.Callback):
+        def on_train_batch_end(self, step, logs=None):
+            for parameter in self.model.network.parameters():
+                parameter.set_value(parameter.clip(-0.05, 0.05))
+
+    monkeypatch.setattr(kernels, "MIN_WEIGHTS_IN_BACKGROUND", 0)
+    monkeypatch.setattr(kernels, "_num_cores", lambda: 2)
+
+    def refuse(job):
+        raise AssertionError("beside the callback")
+
+    monkeypatch.setattr(kernels, "start_in_background", refuse)
+    model = make_model()
+    ema = make_ema(model)
+    fit(model, [WeightAverageCallback(ema), Clip()], epochs=1)
+    assert ema.num_updates == NUM_BATCHES

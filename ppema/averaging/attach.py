@@ -26,7 +26,7 @@ class Attachment:
 
     def __init__(self, optimizer: Any) -> None:
         self.optimizer = optimizer
-        # Of each average, whether it may be updated beside what follows the step.
+        # Of each average, whether it is asked to be updated beside what follows the step.
         self._overlaps: list[tuple[UpdatedAverage, bool]] = []
         # While it is, averages take an update although they are attached.
         self.is_updating = False
@@ -39,18 +39,23 @@ class Attachment:
 
     def add(self, average: UpdatedAverage, overlap: bool) -> None:
         """Update this average too, overlapped where asked for and where nothing else moves it."""
-        overlaps = overlap and _steps_all(self.optimizer, average)
-        self._overlaps.append((average, overlaps))
+        self._overlaps.append((average, overlap))
 
     def remove(self, average: UpdatedAverage) -> None:
-        """Leave this average alone; without any, the optimizer is what it was."""
+        """Leave this average alone; without any, the optimizer is what it was.
+
+        A method that something else has wrapped since stays, and only passes calls on.
+        """
         self._overlaps = [item for item in self._overlaps if item[0] is not average]
         if self._overlaps:
             return
         for name, method in self._before.items():
+            present = vars(self.optimizer).get(name)
+            if not isinstance(present, _Method) or present.attachment is not self:
+                continue
             if method is not None:
                 setattr(self.optimizer, name, method)
-            elif name in vars(self.optimizer):
+            else:
                 delattr(self.optimizer, name)
 
     def step(self, original: Callable[..., Any], arguments: Any, named: Any) -> Any:
@@ -73,8 +78,12 @@ class Attachment:
             return
         try:
             self.is_updating = True
-            for overlaps in (False, True):
-                update_all([a for a, o in self._overlaps if o is overlaps], overlap=overlaps)
+            # Asked at each step: a parameter may be unfrozen, and another optimizer's to change.
+            own = {id(parameter) for parameter in _parameters(self.optimizer)}
+            is_beside = [overlaps and _moves_only(a, own) for a, overlaps in self._overlaps]
+            averages = [average for average, _ in self._overlaps]
+            update_all([a for a, beside in zip(averages, is_beside) if not beside])
+            update_all([a for a, beside in zip(averages, is_beside) if beside], overlap=True)
         finally:
             self.is_updating = False
 
@@ -109,10 +118,9 @@ def _was_skipped(optimizer: Any) -> bool:
     return look_up is not None and bool(look_up("found_inf"))
 
 
-def _steps_all(optimizer: Any, average: UpdatedAverage) -> bool:
-    """Tell whether every parameter that the average follows is this optimizer's to change."""
-    own = {id(parameter) for parameter in _parameters(optimizer)}
-    return all(id(live) in own for live in average._store.trained_parameters())
+def _moves_only(average: UpdatedAverage, own: set[int]) -> bool:
+    """Tell whether every parameter that the average follows is among these ids."""
+    return own.issuperset(map(id, average._store.trained_parameters()))
 
 
 def _parameters(optimizer: Any) -> list[Any]:

@@ -162,11 +162,11 @@ class WeightAverage(UpdatedAverage):
         self.apply()
         try:
             yield
+            self.restore()
         except BaseException:
             # What the body raised says more than what it did to the average.
             self._store.swap_out()
             raise
-        self.restore()
 
     def averaged_state_dict(self) -> dict[str, Any]:
         """Return copies of the model's state with the averages in it, in the model's dtypes.

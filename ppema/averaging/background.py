@@ -36,14 +36,19 @@ class BackgroundUpdate:
         kernels.start_in_background(self._run)
 
     def finish(self) -> None:
-        """Wait until it is done; one that never reached the helper thread moves nothing.
-
-        Raises:
-            FloatingPointError, RuntimeError: what `move` raised, to the first that waits.
-        """
+        """Wait until it is done; one that never reached the helper thread moves nothing."""
         if not self._is_done:
             kernels.finish_background()
-        error, self._error = self._error, None
+
+    def raise_error(self) -> None:
+        """Raise what `move` raised.
+
+        A FloatingPointError once, as nothing moved then; all else whenever this is called, which
+        each average does.
+        """
+        error = self._error
+        if isinstance(error, FloatingPointError):
+            self._error = None
         if error is not None:
             raise error
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import _thread
 import atexit
 import os
+import threading
 from queue import SimpleQueue
 from typing import Any, Callable, Optional
 
@@ -29,6 +30,17 @@ class Job:
         if not self.is_done:
             self._is_running.acquire()
 
+    def wait_out(self) -> None:
+        """Wait until it is done, and only then raise what came in between, such as Ctrl-C."""
+        interrupt: Optional[BaseException] = None
+        while not self.is_done:
+            try:
+                self.wait()
+            except BaseException as error:
+                interrupt = error
+        if interrupt is not None:
+            raise interrupt
+
     def result(self) -> Any:
         """Wait, then return what the function returned or raise what it raised."""
         self.wait()
@@ -44,6 +56,8 @@ class Job:
         except BaseException as error:
             self._error = error
         finally:
+            # What it was about, a batch of images perhaps, may go.
+            self._function = _do_nothing
             self.is_done = True
             self._is_running.release()
 
@@ -57,7 +71,8 @@ class HelperThread:
 
     def __init__(self) -> None:
         self._jobs: Optional[SimpleQueue[Job]] = None
-        self._id: Optional[int] = None
+        self._start = _thread.allocate_lock()
+        self._local = threading.local()
         atexit.register(self.drain)
         if hasattr(os, "register_at_fork"):
             # A child must not get memory that is half written.
@@ -66,7 +81,7 @@ class HelperThread:
     @property
     def is_here(self) -> bool:
         """Tell whether the caller is the thread itself."""
-        return _thread.get_ident() == self._id
+        return getattr(self._local, "is_here", False)
 
     def submit(self, function: Callable[[], Any]) -> Job:
         """Have the thread do a job, after those given before it."""
@@ -80,21 +95,23 @@ class HelperThread:
             self.submit(_do_nothing).wait()
 
     def _queue(self) -> SimpleQueue[Job]:
-        if self._jobs is None:
-            jobs: SimpleQueue[Job] = SimpleQueue()
-            # In one call: threading.Thread waits for its thread to start, and may be interrupted.
-            _thread.start_new_thread(self._work, (jobs,))
-            self._jobs = jobs
-        return self._jobs
+        with self._start:
+            if self._jobs is None:
+                jobs: SimpleQueue[Job] = SimpleQueue()
+                # In one call: threading.Thread waits for its thread, and may be interrupted.
+                _thread.start_new_thread(self._work, (jobs,))
+                self._jobs = jobs
+            return self._jobs
 
     def _work(self, jobs: SimpleQueue[Job]) -> None:
-        self._id = _thread.get_ident()
+        self._local.is_here = True
         while True:
             jobs.get().run()
 
     def _forget(self) -> None:
         # A fork does not copy threads: the child would wait for ever.
-        self._jobs = self._id = None
+        self._jobs = None
+        self._start = _thread.allocate_lock()
 
 
 def _do_nothing() -> None:

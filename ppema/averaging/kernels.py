@@ -7,7 +7,7 @@ import logging
 import os
 from typing import Any, Callable, Optional
 
-from .helper_thread import HelperThread, Job
+from .helper_thread import HelperThread
 
 logger = logging.getLogger(__name__)
 
@@ -65,7 +65,7 @@ def in_two_threads(function: Callable[[int, int], Any], num_weights: int, cost: 
         mine = function(0, middle)
     finally:
         # Where Ctrl-C comes, what the caller does next must not meet a half that still runs.
-        other.wait()
+        other.wait_out()
     return [mine, other.result()]
 
 
@@ -74,9 +74,9 @@ def gains_in_background(cost: int) -> bool:
     return cost >= MIN_WEIGHTS_IN_BACKGROUND and _num_cores() >= 2
 
 
-def start_in_background(function: Callable[[], None]) -> Job:
+def start_in_background(function: Callable[[], None]) -> None:
     """Have the helper thread do something, after what it was given before."""
-    return _HELPER.submit(function)
+    _HELPER.submit(function)
 
 
 def finish_background() -> None:

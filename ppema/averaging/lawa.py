@@ -36,7 +36,6 @@ class LatestWeightAverage(WeightAverage):
 
     # Which of the snapshots due was the last, from 1.
     _COUNTERS: ClassVar[Counters] = {"last_snapshot": 0}
-    _moves_itself: ClassVar[bool] = True
 
     def __init__(
         self,

@@ -73,6 +73,10 @@ class MovingTensors:
                 rows.setdefault(key, [None] * len(columns))[column] = shadow
         self._groups = [_Group(dtype, list(rows.values())) for dtype, rows in groups.items()]
         self._are_others_frozen: list[bool] = []
+        # Held and compared as those of the groups are: `_marks` looks at this memory.
+        self._other_tensors = [t for _, s in self._others for t in (s.live, s.average)]
+        self._other_storage = [storage_of(tensor) for tensor in self._other_tensors]
+        self._other_addresses = list(map(_address, self._other_tensors))
         self._marks: Optional[Marks] = None
         if beside_training:
             shadows = list(itertools.chain.from_iterable(self._columns))
@@ -98,6 +102,7 @@ class MovingTensors:
             len(columns) == len(self._given)
             and all(mine is given for mine, given in zip(self._given, columns))
             and all(group.is_current() for group in self._groups)
+            and list(map(_address, self._other_tensors)) == self._other_addresses
             and (self._holding is None or self._holding.is_current(self._holding._given))
         )
 

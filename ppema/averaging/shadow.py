@@ -101,6 +101,10 @@ class ShadowStore:
         key = len(stores), part
         moving = self._moving_tensors.get(key)
         if moving is None or not moving.is_current(columns):
+            if moving is not None:
+                # What else is kept may hold the memory of tensors that lie elsewhere by now.
+                self._moving_tensors.clear()
+                self._latest = None
             moving = MovingTensors(columns, beside_training=part == "trained")
             self._moving_tensors[key] = moving
         return moving
@@ -155,8 +159,13 @@ class ShadowStore:
         if self._latest is None or not self._latest.is_current():
             lives = [shadow.live for shadow in self.shadows]
             partners = [self._partner_of(shadow) for shadow in self.shadows]
-            names = [shadow.name for shadow in self.shadows]
-            self._latest = Exchange(lives, partners, names, self._layers)
+            # A partner that was cast is thrown away; what writes to it harms no average.
+            watched = {
+                s.name: partner
+                for s, partner in zip(self.shadows, partners)
+                if partner is s.average
+            }
+            self._latest = Exchange(lives, partners, watched, self._layers)
         self._exchange = self._latest
         try:
             self._exchange.begin()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import weakref
 from dataclasses import dataclass
-from typing import Any, Iterable, Sequence
+from typing import Any, Iterable, Mapping, Sequence
 
 import paddle
 from paddle.base import core
@@ -37,7 +37,7 @@ class Exchange:
     Args:
         lives: the live tensors.
         partners: of each, its partner.
-        names: of the live tensors.
+        watched: by name, the partners of which `written` tells.
         layers: whose state dicts may name the live tensors.
     """
 
@@ -45,7 +45,7 @@ class Exchange:
         self,
         lives: Sequence[Any],
         partners: Sequence[Any],
-        names: Sequence[str] = (),
+        watched: Mapping[str, Any],
         layers: Sequence[Any] = (),
     ) -> None:
         self.partners = list(partners)
@@ -56,12 +56,13 @@ class Exchange:
             for live, partner in zip(lives, partners)
         ]
         self._ids = {id(live) for live in lives}
-        self._layers, self._marks = layers, Marks(names, partners)
+        self._layers = layers
+        self._marks = Marks(list(watched), list(watched.values()))
         self._hooks: list[Any] = []
 
     def __deepcopy__(self, memo: Any) -> Exchange:
         """Return one of nothing, for a copy of a layer whose state dict this one looks through."""
-        return Exchange([], [])
+        return Exchange([], [], {})
 
     def is_current(self) -> bool:
         """Tell whether every tensor lies where it lay."""
@@ -79,7 +80,7 @@ class Exchange:
         self._marks.take()
 
     def written(self) -> list[str]:
-        """Return the names of the live tensors that were written to since, as far as seen."""
+        """Return the names of watched partners that were written to since, as far as seen."""
         return self._marks.written()
 
     def undo(self) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Optional
+from typing import Any, Optional
 
 from .attach import Attachment, attachment_of
 from .background import BackgroundUpdate
@@ -17,9 +17,6 @@ class UpdatedAverage:
     The tensors (`_store`) and the counts (`_counters`) are reached through here alone, so that
     nothing is read or written while a helper thread moves them.
     """
-
-    # Whether `_fold` moves tensors itself, which has to be done before `update` returns.
-    _moves_itself: ClassVar[bool] = False
 
     # Where the caller has looked at every weight already, looking again is a waste.
     checks_finite = True
@@ -85,6 +82,7 @@ class UpdatedAverage:
         """
         if self._attachment is not None:
             raise RuntimeError("the average is attached already; call detach() first")
+        self.wait()
         attachment = attachment_of(optimizer)
         attachment.add(self, overlap)
         self._attachment = attachment
@@ -101,6 +99,10 @@ class UpdatedAverage:
         """Tell whether an optimizer's steps update the average."""
         return self._attachment is not None
 
+    def is_attached_to(self, optimizer: Any) -> bool:
+        """Tell whether the steps of this optimizer update the average."""
+        return self._attachment is not None and self._attachment.optimizer is optimizer
+
     def wait(self) -> None:
         """Wait for the update that runs in the background, where one does.
 
@@ -109,12 +111,14 @@ class UpdatedAverage:
 
         Raises:
             FloatingPointError: a weight was NaN or infinite; the average stays what it was.
+            RuntimeError: a weight was written to in the meantime; the average may be a mix.
         """
         background = self._background
         if background is not None:
             background.finish()
-            # Not where that raised, as after an interrupt: it may still run.
+            # Not after an interrupt of that, as it may still run.
             self._background = None
+            background.raise_error()
 
     @property
     def is_applied(self) -> bool:
@@ -164,6 +168,11 @@ class UpdatedAverage:
         """Return what a copy gets: no thread moves it, and no optimizer updates it."""
         self._require_raw("a copy of it")
         return {**self.__dict__, "_background": None, "_attachment": None}
+
+    @property
+    def _moves_itself(self) -> bool:
+        # A `_fold` of its own may move tensors, which has to be done before `update` returns.
+        return type(self)._fold is not UpdatedAverage._fold
 
     @property
     def _has_own_update(self) -> bool:

@@ -45,7 +45,10 @@ class Hook:
         """Act once before the first step."""
 
     def after_step(self, trainer: Trainer) -> None:
-        """Act after each step, averages already updated."""
+        """Act after each step; whatever reads an average waits until it is updated.
+
+        One that writes to weights calls `wait()` of each average first.
+        """
 
     def after_run(self, trainer: Trainer) -> None:
         """Act once at the end, whether the run is done or broke off."""
@@ -173,6 +176,8 @@ class Trainer:
             while self.epoch <= self.num_epochs:
                 self._train_epoch()
                 self.epoch, self.step_in_epoch, self.samples = self.epoch + 1, 0, 0
+            for average in self.averages.values():
+                average.wait()
         finally:
             for name, average in self.averages.items():
                 average.checks_finite = checks[name]

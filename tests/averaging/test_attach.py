@@ -660,3 +660,97 @@ def test_ctrl_c_at_any_moment_leaves_an_average_of_whole_updates(beside, monkeyp
         optimizer.weights.fill(value)
         twin.update()
     assert bits(average)["fc.weight"] == bits(twin)["fc.weight"]
+
+
+def test_a_parameter_unfrozen_for_another_optimizer_is_not_read_beside_its_step(
+    in_line, monkeypatch
+):
+    monkeypatch.setattr(kernels, "MIN_WEIGHTS_IN_BACKGROUND", 0)
+    model, _, average, twin = set_up()
+    for parameter in model.conv.parameters():
+        parameter.stop_gradient = True
+    head = paddle.optimizer.SGD(0.1, parameters=model.bn.parameters() + model.fc.parameters())
+    average.attach(head)
+    for parameter in model.conv.parameters():
+        parameter.stop_gradient = False
+    compute_gradients(model, np.random.RandomState(0))
+    head.step()
+    twin.update()
+    assert full_state(average) == full_state(twin)
+
+
+def test_an_average_that_moves_tensors_itself_is_checked_before(in_line, monkeypatch):
+    class Own(ExponentialMovingAverage):
+        def _fold(self, kept):
+            self._store.set_mean([self._store.live_copies()])
+            super()._fold(kept)
+            return 0.0
+
+    monkeypatch.setattr(kernels, "MIN_WEIGHTS_IN_BACKGROUND", 0)
+    model, optimizer, average, _ = set_up(lambda model: Own(model, 0.9))
+    average.attach(optimizer)
+    before = bits(average)
+    model.fc.weight.set_value(np.full([2704, 10], np.nan, "float32"))
+    with pytest.raises(FloatingPointError):
+        optimizer.step()
+    assert bits(average) == before
+
+
+def test_every_average_tells_of_a_mix(beside, gate):
+    model, optimizer, first, second = set_up()
+    first.attach(optimizer)
+    second.attach(optimizer)
+    compute_gradients(model, np.random.RandomState(0))
+    gate.close()
+    optimizer.step()
+    model.fc.weight.set_value(model.fc.weight + 1)
+    gate.open()
+    for average in (first, second):
+        with pytest.raises(RuntimeError, match="was written to"):
+            average.state_dict()
+        average.register()
+
+
+def test_detach_leaves_what_has_wrapped_the_step_since():
+    _, optimizer, first, second = set_up()
+    first.attach(optimizer)
+    inner, calls = optimizer.step, []
+    optimizer.step = lambda: (calls.append(1), inner())
+    second.attach(optimizer)
+    first.detach()
+    optimizer.step()
+    assert (calls, first.num_updates, second.num_updates) == ([1], 0, 1)
+    second.detach()
+    optimizer.step()
+    assert (calls, second.num_updates) == ([1, 1], 1)
+
+
+def test_attach_that_raises_leaves_the_optimizer_as_it_was(beside):
+    model, optimizer, average, _ = set_up()
+    model.fc.weight.set_value(np.full([2704, 10], np.nan, "float32"))
+    update_all([average], overlap=True)
+    before = dict(vars(optimizer))
+    with pytest.raises(FloatingPointError):
+        average.attach(optimizer)
+    assert vars(optimizer) == before
+    assert not average.is_attached
+
+
+def test_weights_that_were_put_elsewhere_and_back_are_followed(beside):
+    model, optimizer, average, twin = set_up(
+        lambda model: ExponentialMovingAverage(model, 0.9, shadow_dtype="float64")
+    )
+    average.attach(optimizer)
+    random = np.random.RandomState(0)
+    for _ in range(3):
+        compute_gradients(model, random)
+        optimizer.step()
+        optimizer.clear_grad(set_to_zero=False)
+        twin.update()
+        average.wait()
+        for parameter in model.parameters():
+            elsewhere = parameter.detach().clone()
+            parameter.get_tensor()._share_data_with(elsewhere.get_tensor())
+    assert bits(average) == bits(twin)
+    state = average._store.moving_tensors((), "trained")
+    assert state._other_addresses == [t.data_ptr() for t in state._other_tensors]

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import functools
+import gc
 import subprocess
 import sys
 import threading
+import weakref
 
 import pytest
 
@@ -66,3 +69,36 @@ def test_a_process_ends_only_when_the_jobs_are_done_and_then_ends():
         timeout=60,
     )
     assert (result.stdout, result.returncode) == ("done\n", 0)
+
+
+def test_an_interrupt_while_waiting_it_out_comes_when_the_job_is_done(monkeypatch):
+    helper, gate = HelperThread(), threading.Event()
+    job = helper.submit(lambda: gate.wait(20))
+    wait, num_calls = job.wait, []
+
+    def interrupted():
+        num_calls.append(1)
+        if len(num_calls) == 1:
+            threading.Timer(0.05, gate.set).start()
+            raise KeyboardInterrupt
+        wait()
+
+    monkeypatch.setattr(job, "wait", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        job.wait_out()
+    assert job.is_done
+    assert len(num_calls) == 2
+
+
+def test_a_job_that_is_done_holds_nothing_of_what_it_was_about():
+    class Batch:
+        pass
+
+    helper, batch = HelperThread(), Batch()
+    alive = weakref.ref(batch)
+    job = helper.submit(functools.partial(str, batch))
+    assert job.result()
+    del batch
+    helper.drain()
+    gc.collect()
+    assert alive() is None

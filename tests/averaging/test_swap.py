@@ -339,3 +339,28 @@ def test_a_second_swap_of_wider_shadows_holds_the_average_of_then(moved):
         averaged = averaged_bits(wide)
         with wide.average_parameters():
             assert bits(model.state_dict()) == averaged
+
+
+def test_writing_to_a_copy_that_is_thrown_away_harms_no_average(moved):
+    model, _ = moved
+    wide = ExponentialMovingAverage(model, 0.5, shadow_dtype="float64")
+    wide.update()
+    before, raw = averaged_bits(wide), bits(model.state_dict())
+    with wide.average_parameters():
+        model.head.weight.set_value(paddle.zeros([16, 10]))
+    assert bits(model.state_dict()) == raw
+    assert averaged_bits(wide) == before
+
+
+def test_an_interrupt_at_the_end_of_the_block_brings_the_raw_weights_back(moved, monkeypatch):
+    model, ema = moved
+    raw = bits(model.state_dict())
+
+    def interrupt():
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(ema, "restore", interrupt)
+    with pytest.raises(KeyboardInterrupt), ema.average_parameters():
+        pass
+    assert bits(model.state_dict()) == raw
+    assert not ema.is_applied
