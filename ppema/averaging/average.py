@@ -112,7 +112,8 @@ class WeightAverage(UpdatedAverage):
     def apply(self) -> None:
         """Put the average into the model; `restore` puts the raw weights back.
 
-        Storage is exchanged, nothing is copied (weights narrower than their shadow are cast).
+        Storage is exchanged, nothing is copied (but weights narrower than their shadow are cast,
+        and shadows that lie elsewhere are brought to the weights).
         A backward pass whose forward ran before the exchange raises Paddle's error.
 
         Raises:

@@ -96,13 +96,15 @@ def update_beside(averages: Sequence[UpdatedAverage]) -> list[float]:
         return update_together(averages)
     for average in averages:
         average._require_updatable()
-    done = update_together([average for average in averages if average._moves_itself])
     # Whatever writes to a frozen parameter may do so at any time: it is copied at once.
     frozen = _moving_tensors(able, "frozen")
-    checks = any(average.checks_finite for average in able)
-    if checks and frozen.num_moved:
-        _require_finite(able, _moving_tensors(able))
+    checked = [average for average in averages if average.checks_finite]
+    checks = bool(checked)
+    if checks and (frozen.num_moved or not len(able) == len(checked) == len(averages)):
+        # Before anything moves in line, and as the averages ask for it.
+        _require_finite(averages, _moving_tensors(averages))
         checks = False
+    done = update_together([average for average in averages if average._moves_itself])
     plan = _Plan(able)
     if any(plan.weights):
         frozen.hold()

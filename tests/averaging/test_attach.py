@@ -754,3 +754,25 @@ def test_weights_that_were_put_elsewhere_and_back_are_followed(beside):
     assert bits(average) == bits(twin)
     state = average._store.moving_tensors((), "trained")
     assert state._other_addresses == [t.data_ptr() for t in state._other_tensors]
+
+
+@pytest.mark.parametrize("other", ["latest", "unchecked"])
+def test_where_one_average_finds_nan_none_moves_and_where_none_looks_all_do(other, beside):
+    model, _, average, _ = set_up(lambda model: ExponentialMovingAverage(model, 0.9))
+    partial = (
+        LatestWeightAverage(model, k=2, exclude=["fc.*"])
+        if other == "latest"
+        else ExponentialMovingAverage(model, 0.9, include=["fc.*"])
+    )
+    if other == "unchecked":
+        partial.checks_finite = False
+        average = ExponentialMovingAverage(model, 0.9, exclude=["fc.*"])
+    model.fc.weight.set_value(np.full([2704, 10], np.nan, "float32"))
+    before = full_state(average), full_state(partial)
+    if other == "latest":
+        with pytest.raises(FloatingPointError, match="holds NaN"):
+            update_all([average, partial], overlap=True)
+        assert (full_state(average), full_state(partial)) == before
+    else:
+        update_all([average, partial], overlap=True)
+        assert average.num_updates == partial.num_updates == 1
