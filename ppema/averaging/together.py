@@ -64,7 +64,8 @@ def update_all(averages: Sequence[UpdatedAverage], *, overlap: bool = False) -> 
     Raises:
         RuntimeError: an average is applied at the moment, or attached to an optimizer.
         FloatingPointError: a weight is NaN or infinite; these averages all stay what they were.
-            With `overlap` it may be raised by what waits for the update.
+            With `overlap` it may be raised by what waits for the update, and so may a
+            RuntimeError where a weight was written to in the meantime.
     """
     joining = [average for average in averages if not average._has_own_update]
     shares = iter(update_beside(joining) if overlap else update_together(joining))

@@ -79,6 +79,17 @@ def set_up(make=lambda model: ExponentialMovingAverage(model, 0.9), network=Tiny
     return model, make_optimizer(model), make(model), make(model)
 
 
+def set_up_behind(gate, *arguments, **named):
+    """Return the same after a step whose update waits behind the gate; the twin has its own."""
+    model, optimizer, average, twin = set_up(*arguments, **named)
+    average.attach(optimizer)
+    compute_gradients(model, np.random.RandomState(0))
+    gate.close()
+    optimizer.step()
+    twin.update()
+    return model, optimizer, average, twin
+
+
 def full_state(average):
     state = average.state_dict()
     shadow = {name: tensor.numpy().tobytes() for name, tensor in state.pop("shadow").items()}
@@ -172,12 +183,7 @@ def test_whatever_reads_the_average_waits_for_it(read, beside, gate):
 
 
 def test_switch_waits_and_then_writes_the_weights(beside, gate):
-    model, optimizer, average, twin = set_up()
-    average.attach(optimizer)
-    compute_gradients(model, np.random.RandomState(0))
-    gate.close()
-    optimizer.step()
-    twin.update()
+    model, _, average, twin = set_up_behind(gate)
     gate.open_soon()
     average.switch()
     expected = {name: t.numpy().tobytes() for name, t in twin.averaged_state_dict().items()}
@@ -187,15 +193,10 @@ def test_switch_waits_and_then_writes_the_weights(beside, gate):
 @pytest.mark.parametrize("use", ["apply", "switch", "recompute_statistics"])
 def test_another_average_waits_before_it_changes_the_weights(use, beside, gate):
     # In float64, so that the weights are read through Paddle's tensors when it comes to it.
-    model, optimizer, average, twin = set_up(
-        lambda model: ExponentialMovingAverage(model, 0.9, shadow_dtype="float64")
+    model, _, average, twin = set_up_behind(
+        gate, lambda model: ExponentialMovingAverage(model, 0.9, shadow_dtype="float64")
     )
     other = ExponentialMovingAverage(model, 0.9, buffers="recompute")
-    average.attach(optimizer)
-    compute_gradients(model, np.random.RandomState(0))
-    gate.close()
-    optimizer.step()
-    twin.update()
     gate.open_soon()
     if use == "apply":
         other.apply()
@@ -209,24 +210,14 @@ def test_another_average_waits_before_it_changes_the_weights(use, beside, gate):
 
 
 def test_a_parameter_frozen_after_the_step_was_averaged_at_it(beside, gate):
-    model, optimizer, average, twin = set_up()
-    average.attach(optimizer)
-    compute_gradients(model, np.random.RandomState(0))
-    gate.close()
-    optimizer.step()
-    twin.update()
+    model, _, average, twin = set_up_behind(gate)
     model.fc.weight.stop_gradient = True
     gate.open()
     assert bits(average) == bits(twin)
 
 
 def test_a_frozen_parameter_is_copied_before_the_step_returns(beside, gate):
-    model, optimizer, average, twin = set_up(network=Oddities)
-    average.attach(optimizer)
-    compute_gradients(model, np.random.RandomState(0))
-    gate.close()
-    optimizer.step()
-    twin.update()
+    model, _, average, twin = set_up_behind(gate, network=Oddities)
     # Such as a codebook, which a forward pass sets.
     model.frozen.weight.set_value(model.frozen.weight + 1)
     gate.open()
@@ -393,12 +384,7 @@ def test_an_error_on_the_helper_thread_reaches_the_caller(beside, monkeypatch):
 # Python 3.12 warns of any fork beside a thread.
 @pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
 def test_a_forked_child_gets_an_average_that_is_moved(beside, gate):
-    model, optimizer, average, twin = set_up()
-    average.attach(optimizer)
-    compute_gradients(model, np.random.RandomState(0))
-    gate.close()
-    optimizer.step()
-    twin.update()
+    _, optimizer, average, twin = set_up_behind(gate)
     gate.open_soon()
     child = os.fork()
     if child == 0:
