@@ -7,7 +7,7 @@ import logging
 import sys
 from typing import Any, Sequence
 
-from ppema.console import ArgumentParser, Screen, log_to, parse_bool, run_tool
+from ppema.console import ArgumentParser, Screen, import_paddle, log_to, parse_bool, run_tool
 
 logger = logging.getLogger("ppema.train")
 
@@ -46,18 +46,32 @@ def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
 def main(argv: Sequence[str]) -> int:
     """Train, or check the config, as the arguments say; return the exit code."""
     arguments = parse_arguments(argv)
-    # Imported once the arguments are right: Paddle takes a second.
+    if arguments.check:
+        return check(arguments)
+    from ppema.config import find_run_folder
+    from ppema.run_lock import hold_if_used
+
+    # Who comes second is told at once: Paddle, which a config's classes need, takes a second.
+    with hold_if_used(find_run_folder(arguments.config, arguments.opt)) as lock:
+        import_paddle()
+        from ppema import builder
+        from ppema.engine.run_folder import open_run_folder
+
+        config = builder.read_config(arguments.config, arguments.opt)
+        with open_run_folder(builder.run_folder(config), lock):
+            train(config, arguments)
+    return 0
+
+
+def check(arguments: argparse.Namespace) -> int:
+    """Print the merged config, where it is right; return the exit code."""
+    import_paddle()
     from ppema import builder
     from ppema.config import render
-    from ppema.engine.run_folder import open_run_folder
 
     config = builder.read_config(arguments.config, arguments.opt)
-    if arguments.check:
-        builder.check(config)
-        print(render(config), end="")
-        return 0
-    with open_run_folder(builder.run_folder(config)):
-        train(config, arguments)
+    builder.check(config)
+    print(render(config), end="")
     return 0
 
 

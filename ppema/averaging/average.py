@@ -32,7 +32,8 @@ class WeightAverage(UpdatedAverage):
             (recompute).
         include: average only the parameters whose names match one of these glob patterns.
         exclude: take the parameters that match from the live model.
-        shadow_dtype: float32 or float64; a shadow is never narrower than its weight.
+        shadow_dtype: float32 or float64; a shadow is never narrower than its weight. Take float64
+            for decays above 0.9999, where what float32 rounds off at each update adds up.
         device: where the shadows lie: cpu, gpu, gpu:N; None means where the weight lies.
 
     Raises:

@@ -60,7 +60,7 @@ def checkpoint_files(trainer: Trainer) -> dict[str, tuple[str, Callable[[], Any]
         files[average_file(name)] = ("average", partial(_finite_average, average))
     files[OPTIMIZER_FILE] = (
         "optimizer",
-        lambda: structured_optimizer_state(trainer.optimizer, trainer.model),
+        lambda: _finite(structured_optimizer_state(trainer.optimizer, trainer.model)),
     )
     files[STATE_FILE] = ("state", lambda: _trainer_state(trainer))
     return files

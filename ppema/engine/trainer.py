@@ -151,6 +151,9 @@ class Trainer:
         # Looked up once: walking the layers at each step costs more than the check itself.
         self._statistics = _moving_buffers(model)
         self._parameters = list(model.named_parameters())
+        moving = {id(tensor) for _, tensor in self._statistics}
+        # Frozen ones too: averages copy them, and on a CPU a NaN need not reach the loss.
+        self._weights = [item for item in self._parameters if id(item[1]) not in moving]
         self._gradient_check, self._weight_check = FiniteCheck(), FiniteCheck()
         self._statistics_check = FiniteCheck()
 
@@ -196,13 +199,10 @@ class Trainer:
         for average in self.averages.values():
             # The update of the step before may have run until now, beside all that.
             average.wait()
-        has_moved = self._move_weights()
+        has_moved = self._move_weights(kept)
         self.optimizer.clear_grad()
         if has_moved:
             self.totals.add(figures)
-        else:
-            for (_, tensor), copy in zip(self._statistics, kept):
-                tensor.copy_(copy, True)
         self._update_averages(has_moved and self._is_admitted(figures))
         self.rate = float(self.optimizer.get_lr())
         if self.lr_scheduler is not None:
@@ -302,8 +302,11 @@ class Trainer:
             return contextlib.nullcontext()
         return paddle.amp.auto_cast(level=self._amp)
 
-    def _move_weights(self) -> bool:
-        """Step the optimizer where the gradients allow it; tell whether the weights moved."""
+    def _move_weights(self, kept: Sequence[Any]) -> bool:
+        """Step the optimizer where the gradients allow it; tell whether the weights moved.
+
+        Where they did not, statistics are put back to `kept`.
+        """
         if self.scaler is not None:
             self.scaler.unscale_(self.optimizer)
         gradients = ((name, p.grad) for name, p in self._parameters if not p.stop_gradient)
@@ -318,14 +321,21 @@ class Trainer:
         elif fault is None:
             self.optimizer.step()
         if fault is not None:
+            for (_, tensor), copy in zip(self._statistics, kept):
+                tensor.copy_(copy, True)
+            # What was not finite before the step is no better for leaving it out.
+            self._require_finite(self._statistics[: len(kept)], "before the step")
+            self._require_finite(self._weights, "before the step")
             self._count_skip(fault)
             return False
         self._skips_in_a_row = 0
-        trained = (item for item in self._parameters if not item[1].stop_gradient)
-        fault = self._weight_check.first_non_finite(trained)
-        if fault is not None:
-            raise NonFiniteError(f"step {self.step + 1}: {fault} is not finite after the update")
+        self._require_finite(self._weights, "after the update")
         return True
+
+    def _require_finite(self, tensors: Sequence[tuple[str, Any]], when: str) -> None:
+        fault = self._weight_check.first_non_finite(tensors)
+        if fault is not None:
+            raise NonFiniteError(f"step {self.step + 1}: {fault} is not finite {when}")
 
     def _statistics_fault(self) -> Optional[str]:
         """Return the name of a BN statistic or buffer that the forward pass made non-finite."""
