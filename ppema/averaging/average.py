@@ -69,11 +69,16 @@ class WeightAverage(UpdatedAverage):
         """Return the model whose weights are averaged."""
         return self._selection[0]
 
-    def register(self) -> None:
-        """Start again from the model's current weights, at t = 0."""
+    def register(self, num_steps: int = 0) -> None:
+        """Start again from the model's current weights, at t = 0.
+
+        Args:
+            num_steps: of the run, that were done before; to `start` and `every` they count as
+                skipped.
+        """
         self._require_raw("register()")
         self._store = ShadowStore(*self._selection)
-        self._counters = self._initial_counters()
+        self._counters = {**self._initial_counters(), "num_skipped": num_steps}
         self._movement = Movement(self._store.averages())
 
     @property

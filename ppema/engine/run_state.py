@@ -85,7 +85,8 @@ def restore(
         checkpoint: whole.
         is_own: see above.
         anew: what is another one than the checkpoint's, and begins: the state of the
-            `optimizer`, the `schedule` (at this step), the epoch in the `data`.
+            `optimizer`, the `schedule` (at this step), the epoch in the `data`, and the search
+            for the `best`.
 
     Raises:
         CheckpointError: a file is damaged or does not fit.
@@ -168,7 +169,7 @@ def _restore_rest(
         trainer.gate.set_state_dict(state["gate"])
     for hook in trainer.hooks:
         if is_own and hook.name in state["hooks"]:
-            if hook.is_of_data and "data" in anew:
+            if hook.is_of_data and "best" in anew:
                 logger.info("the best so far was so on other data; it does not count any more")
             else:
                 hook.set_state_dict(state["hooks"][hook.name])
@@ -206,7 +207,8 @@ def _restore_averages(
             logger.info("average %s is not in the config any more; it is dropped", name)
     for name, average in averages.items():
         if name not in states:
-            average.register()
+            # Its start and points are of the run, which may be past them.
+            average.register(checkpoint.step)
             logger.info("average %s is new; it starts from the weights of this checkpoint", name)
             continue
         served = checkpoint.read(average_file(name))

@@ -141,7 +141,8 @@ class Trainer:
 
     def steps_after(self, samples: int) -> int:
         """Return the optimizer steps of an epoch after so many samples of it."""
-        return -(-self.reader.num_batches(samples) // self._accumulate_steps)
+        num_batches = int(self.reader.num_batches(samples))
+        return -(-num_batches // self._accumulate_steps)
 
     def train(self) -> None:
         """Run from where the trainer stands to the end of the last epoch.

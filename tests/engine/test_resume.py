@@ -14,7 +14,7 @@ from ppema.checkpoint import BEST, FINAL, CheckpointStore
 from ppema.engine import hooks
 from ppema.engine.hooks import CheckpointHook, EvaluateHook
 from ppema.engine.record import Recorder, read_records
-from ppema.engine.resume import check_identity, find_start, is_finished, prepare_folder
+from ppema.engine.resume import changed_parts, find_start, is_finished, prepare_folder
 from ppema.engine.rng import rng_from_json, rng_to_json
 from ppema.engine.run_state import restore
 from ppema.engine.snapshots import SnapshotHook
@@ -279,6 +279,7 @@ def test_where_a_run_starts_depends_on_what_the_folder_holds(tmp_path):
 
 def test_a_longer_run_is_not_finished(tmp_path):
     checkpoint = finished_run(tmp_path).newest()
+    assert is_finished(checkpoint, 1)
     assert is_finished(checkpoint, 2)
     assert not is_finished(checkpoint, 3)
 
@@ -335,11 +336,13 @@ def test_the_best_of_another_folder_is_not_the_best_here(tmp_path):
 
 def test_another_class_is_named():
     saved = {"model": "LeNet", "optimizer": "AdamW", "schedule": ""}
-    check_identity(saved, dict(saved))
-    with pytest.raises(CheckpointError, match="was made with AdamW, the config says Momentum"):
-        check_identity(saved, {**saved, "optimizer": "Momentum"})
+    assert changed_parts(saved, dict(saved), ()) == set()
+    with pytest.raises(CheckpointError, match="was made with AdamW, the config says Momentum; "):
+        changed_parts(saved, {**saved, "optimizer": "Momentum"}, ("model", "schedule"))
     with pytest.raises(CheckpointError, match="made with no schedule, the config says StepDecay"):
-        check_identity(saved, {**saved, "schedule": "StepDecay"})
+        changed_parts(saved, {**saved, "schedule": "StepDecay"}, ())
+    other = {**saved, "model": "MyNet", "schedule": "StepDecay"}
+    assert changed_parts(saved, other, ("model", "schedule")) == {"model", "schedule"}
 
 
 class CountingNet(DropoutNet):
