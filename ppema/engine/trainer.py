@@ -7,7 +7,6 @@ import itertools
 import logging
 import math
 import time
-from dataclasses import dataclass, field
 from typing import Any, Callable, Iterator, Literal, Mapping, Optional, Sequence
 
 import paddle
@@ -18,6 +17,7 @@ from ..averaging.finite import FiniteCheck
 from ..errors import NonFiniteError
 from ..fast_cpu import FastLayers
 from ..metrics import num_correct
+from .totals import Totals
 
 logger = logging.getLogger(__name__)
 
@@ -40,6 +40,8 @@ class Hook:
     """
 
     name = ""
+    # Whether what it remembers means nothing once the run goes on with other data.
+    is_of_data = False
 
     def before_run(self, trainer: Trainer) -> None:
         """Act once before the first step."""
@@ -61,35 +63,6 @@ class Hook:
         """Take back what `state_dict` gave."""
 
 
-@dataclass
-class Totals:
-    """What the steps since the last log line add up to; tensors stay on the device."""
-
-    figures: list[tuple[int, Any, Any]] = field(default_factory=list)
-    num_steps: int = 0
-    step_s: float = 0.0
-    data_s: float = 0.0
-
-    def add(self, figures: Sequence[tuple[int, Any, Any]]) -> None:
-        """Add the images, loss and right answers of each batch of a step."""
-        self.figures += figures
-
-    @property
-    def num_samples(self) -> int:
-        """Return the images seen."""
-        return sum(count for count, _, _ in self.figures)
-
-    def mean_loss(self) -> float:
-        """Return the mean loss of an image, NaN without any; waits for the device."""
-        total = sum(count * float(loss) for count, loss, _ in self.figures)
-        return total / self.num_samples if self.figures else math.nan
-
-    def accuracy(self) -> float:
-        """Return the share of images whose class was first, NaN without any; waits likewise."""
-        total = sum(int(correct) for _, _, correct in self.figures)
-        return total / self.num_samples if self.figures else math.nan
-
-
 class Trainer:
     """Train a model and keep its averages: one optimizer step per `run_step`.
 
@@ -97,7 +70,8 @@ class Trainer:
         model: a paddle.nn.Layer; called with images float32 [N, C, H, W], gives logits [N, K].
         loss_fn: called with logits and labels int64 [N], gives a scalar.
         optimizer: a paddle.optimizer.Optimizer over the model's parameters.
-        reader: `batches(epoch, start)` yields batches of `image` and `label` arrays.
+        reader: `batches(epoch, start)` yields batches of `image` and `label` arrays,
+            `num_batches(start)` tells how many.
         averages: updated after each step that moved the weights, by name.
         hooks: called in this order.
         lr_scheduler: stepped once per step; None for a constant rate.
@@ -144,7 +118,7 @@ class Trainer:
         self.decays: dict[str, float] = {}
         self.totals = Totals()
         self._accumulate_steps, self._amp = accumulate_steps, amp
-        self._non_finite, self._max_skips, self._skips_in_a_row = non_finite, max_skips, 0
+        self._non_finite, self._max_skips, self.skips_in_a_row = non_finite, max_skips, 0
         if switch is not None and switch not in self.averages:
             raise ValueError(f"switch must be one of {', '.join(self.averages)}, got {switch!r}")
         self._recompute_batches, self._switch = recompute_batches, switch
@@ -160,7 +134,18 @@ class Trainer:
     @property
     def steps_per_epoch(self) -> int:
         """Return the optimizer steps of one epoch."""
-        return -(-len(self.reader) // self._accumulate_steps)
+        return self.steps_after(0)
+
+    @property
+    def steps_left(self) -> int:
+        """Return the optimizer steps from where the trainer stands to the end of the run."""
+        left = (self.num_epochs - self.epoch) * self.steps_per_epoch
+        return max(0, left + self.steps_after(self.samples))
+
+    def steps_after(self, samples: int) -> int:
+        """Return the optimizer steps of an epoch after so many samples of it."""
+        num_batches = int(self.reader.num_batches(samples))
+        return -(-num_batches // self._accumulate_steps)
 
     def train(self) -> None:
         """Run from where the trainer stands to the end of the last epoch.
@@ -328,7 +313,7 @@ class Trainer:
             self._require_finite(self._weights, "before the step")
             self._count_skip(fault)
             return False
-        self._skips_in_a_row = 0
+        self.skips_in_a_row = 0
         self._require_finite(self._weights, "after the update")
         return True
 
@@ -346,13 +331,13 @@ class Trainer:
         return fault
 
     def _count_skip(self, fault: str) -> None:
-        self._skips_in_a_row += 1
+        self.skips_in_a_row += 1
         text = f"step {self.step + 1}: {fault} is not finite"
         # An overflow under AMP is how its scaler finds the scale.
         if self._non_finite == "error" and self.scaler is None:
             raise NonFiniteError(f"{text}; the weights before it stand")
-        if self._skips_in_a_row > self._max_skips:
-            raise NonFiniteError(f"{text}, {self._skips_in_a_row} steps in a row")
+        if self.skips_in_a_row > self._max_skips:
+            raise NonFiniteError(f"{text}, {self.skips_in_a_row} steps in a row")
         logger.warning("%s; the step is left out", text)
 
 
