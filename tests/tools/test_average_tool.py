@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import paddle
 import pytest
-from conftest import REPOSITORY
+from in_process import REPOSITORY
 
 from ppema.checkpoint import read_weight_file
 

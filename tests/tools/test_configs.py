@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from cifar_archives import cifar10_members, write_tar
-from conftest import REPOSITORY
+from in_process import REPOSITORY
 from PIL import Image
 
 CONFIGS = sorted(path.stem for path in (REPOSITORY / "configs").glob("*.yml"))

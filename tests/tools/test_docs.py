@@ -10,7 +10,7 @@ import sys
 
 import paddle
 import pytest
-from conftest import REPOSITORY
+from in_process import REPOSITORY
 
 PAGE = (REPOSITORY / "docs/averages.md").read_text()
 BLOCKS = re.findall(r"```(\w+)\n(.*?)```", PAGE, re.S)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import paddle
 import pytest
-from conftest import REPOSITORY
+from in_process import REPOSITORY
 
 from ppema import RunLength
 from ppema.builder import make_model, read_config

@@ -13,8 +13,8 @@ import urllib.request
 import numpy as np
 import paddle
 import pytest
-from conftest import REPOSITORY
-from test_bad_input import write_mnist
+from in_process import REPOSITORY
+from small_mnist import write_mnist
 
 README = (REPOSITORY / "README.md").read_text()
 BLOCKS = re.findall(r"```(\w+)\n(.*?)```", README, re.S)

@@ -12,7 +12,7 @@ import time
 
 import paddle
 import pytest
-from conftest import REPOSITORY
+from in_process import REPOSITORY
 
 ARGUMENTS = ("-c", str(REPOSITORY / "configs/lenet_digits.yml"), "--eval", "-o", "epoch=2")
 

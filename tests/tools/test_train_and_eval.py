@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import paddle
 import pytest
-from conftest import REPOSITORY
+from in_process import REPOSITORY
 
 # Digits in two short epochs: what is tested is not how well they are learned.
 SHORT = ("-o", "epoch=2", "TrainReader.batch_size=256")
