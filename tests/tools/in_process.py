@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import runpy
+import signal
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,13 +25,13 @@ class Result:
 
 def run_in(folder, name, *arguments):
     """Run a tool in a folder that more than one test is to use; it has to succeed."""
-    said = io.StringIO()
+    out, err = io.StringIO(), io.StringIO()
     with pytest.MonkeyPatch.context() as patch:
         enter(patch, folder)
-        with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
             code = call(patch, name, arguments)
-    assert code == 0, said.getvalue()
-    return said.getvalue()
+    assert (code, err.getvalue()) == (0, ""), (name, arguments, out.getvalue())
+    return out.getvalue()
 
 
 def enter(patch, folder):
@@ -42,8 +43,12 @@ def enter(patch, folder):
 def call(patch, name, arguments):
     script = REPOSITORY / "tools" / f"{name}.py"
     patch.setattr(sys, "argv", [str(script), *map(str, arguments)])
+    # A tool need not leave with the handlers that pytest has.
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     with pytest.raises(SystemExit) as exit_:
         runpy.run_path(str(script), run_name="__main__")
+    for number, handler in before.items():
+        signal.signal(number, handler)
     return exit_.value.code or 0
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import os
 import shutil
 from pathlib import Path
@@ -13,8 +14,6 @@ import pytest
 from faulty_disk import Fault, FaultyDisk
 from in_process import REPOSITORY, contents, line_of
 from small_mnist import data_keys, write_mnist
-
-from ppema.checkpoint import RunLock
 
 FOLDER = Path("output/lenet_mnist")
 STEP_1, STEP_2 = FOLDER / "step_000000001", FOLDER / "step_000000002"
@@ -166,18 +165,20 @@ def test_every_checkpoint_damaged_gives_its_line_and_3(refuse, config, run_folde
     ],
 )
 def test_another_class_on_resume_gives_its_line_and_3(refuse, run_folder, override, message):
-    assert refuse(3, *AUTO, *keys("epoch=2", override)) == f"the checkpoint was {message}"
+    line = refuse(3, *AUTO, *keys("epoch=2", override))
+    assert line.startswith(f"the checkpoint was {message}")
 
 
 # What stands in the way of writing.
 
 
 def test_a_folder_in_use_gives_its_line_and_5(refuse, run_folder):
-    lock = RunLock(FOLDER)
-    for flags in ((), ("-r", "auto"), ("--overwrite",)):
-        line = refuse(5, *COMMAND, *flags, *keys())
-        assert line == f"{FOLDER} is in use by process {os.getpid()}"
-    lock.release()
+    (FOLDER / ".lock").write_text("26741")
+    with open(FOLDER / ".lock") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        for flags in ((), ("-r", "auto"), ("--overwrite",)):
+            line = refuse(5, *COMMAND, *flags, *keys())
+            assert line == f"{FOLDER} is in use by process 26741"
 
 
 @contextlib.contextmanager
