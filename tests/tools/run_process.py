@@ -12,7 +12,7 @@ import sys
 import time
 
 import paddle
-from conftest import REPOSITORY
+from in_process import REPOSITORY
 
 from ppema.checkpoint import FINAL, Checkpoint, CheckpointStore
 
