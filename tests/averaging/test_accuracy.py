@@ -12,6 +12,8 @@ from update_paths import use_numba, use_numpy
 from ppema import ExponentialMovingAverage
 from ppema.averaging.views import flat_view
 
+pytestmark = pytest.mark.reliability
+
 DECAY, NUM_WEIGHTS = 0.9999, 1_000
 
 

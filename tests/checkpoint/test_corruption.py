@@ -17,6 +17,8 @@ from ppema.checkpoint import CheckpointStore
 from ppema.checkpoint.manifest import render
 from ppema.errors import CheckpointError
 
+pytestmark = pytest.mark.reliability
+
 STEPS = (10, 20, 30)
 
 

@@ -14,6 +14,8 @@ from ppema.checkpoint import BEST, FINAL, CheckpointStore
 from ppema.engine.resume import find_start
 from ppema.errors import StorageError
 
+pytestmark = pytest.mark.reliability
+
 REASONS = {
     errno.ENOSPC: "no space left",
     errno.EIO: "input/output error",

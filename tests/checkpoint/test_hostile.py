@@ -16,6 +16,8 @@ from hostile import CASES, HARMLESS, SENTINEL, truncated
 from ppema.checkpoint.weight_file import read_weight_file
 from ppema.errors import CheckpointError
 
+pytestmark = pytest.mark.reliability
+
 FOLDER = Path(__file__).resolve().parent
 # What Python's objects take beside the bytes of a file: 300,000 opcodes of at most 100 bytes.
 SLACK = 40 << 20

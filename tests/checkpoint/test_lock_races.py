@@ -9,6 +9,8 @@ import sys
 import pytest
 from torture_record import pending, recorded
 
+pytestmark = pytest.mark.reliability
+
 # In a process of its own, which forks before it has any other thread.
 RACES = """
 import json, os, pathlib, random, signal, sys, time

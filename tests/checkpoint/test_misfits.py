@@ -9,6 +9,8 @@ from networks import TinyBN
 from ppema.checkpoint import load_strictly, read_weight_file, structured_optimizer_state
 from ppema.errors import CheckpointError
 
+pytestmark = pytest.mark.reliability
+
 NAMES = (
     *("conv.weight", "bn.weight", "bn.bias", "bn._mean", "bn._variance"),
     *("fc.weight", "fc.bias"),

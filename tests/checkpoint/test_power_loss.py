@@ -17,6 +17,8 @@ from ppema.checkpoint import BEST, FINAL, CheckpointStore
 from ppema.checkpoint.files import make_folder
 from ppema.engine.resume import find_start, prepare_folder
 
+pytestmark = pytest.mark.reliability
+
 KEEP = 2
 
 

@@ -13,6 +13,8 @@ from torture_record import pending, recorded
 from ppema.checkpoint import BEST, FINAL, CheckpointStore
 from ppema.errors import CheckpointError
 
+pytestmark = pytest.mark.reliability
+
 
 class CountingDisk(FaultyDisk):
     """Call a function before each change: what a reader, or a crash, would find then."""

@@ -15,6 +15,8 @@ from networks import Oddities
 from ppema.checkpoint.weight_file import read_weight_file, write_weight_file
 from ppema.errors import CheckpointError
 
+pytestmark = pytest.mark.reliability
+
 
 def assert_same(found, expected):
     assert type(found) is type(expected)

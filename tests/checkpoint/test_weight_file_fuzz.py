@@ -15,6 +15,8 @@ from torture_record import pending, recorded
 from ppema.checkpoint.weight_file import read_weight_file
 from ppema.errors import CheckpointError
 
+pytestmark = pytest.mark.reliability
+
 SUITE = "weight file fuzz"
 CASES_PER_SEED = 500
 # What one file may take (P4).

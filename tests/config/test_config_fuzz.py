@@ -11,6 +11,8 @@ from torture_record import pending, recorded
 
 from ppema.config import Config, ConfigError, load_config
 
+pytestmark = pytest.mark.reliability
+
 SUITE = "config fuzz"
 CASES_PER_SEED = 500
 

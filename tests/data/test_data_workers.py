@@ -20,6 +20,8 @@ from sample_datasets import BadAt, Dying, Images, Stuck
 from ppema.data import LoaderReader, load_dataset, workers
 from ppema.errors import DataError
 
+pytestmark = pytest.mark.reliability
+
 HERE = Path(__file__).parent
 
 

@@ -32,6 +32,8 @@ from ppema.engine.stop import StopHook, StopSignals
 from ppema.engine.trainer import Hook, Trainer
 from ppema.errors import StoppedError
 
+pytestmark = pytest.mark.reliability
+
 # Of two images each; two make a step, and the last step of an epoch has three images.
 NUM_IMAGES, NUM_EPOCHS, STEPS_PER_EPOCH = 99, 4, 25
 SHORT_IMAGES, SHORT_EPOCHS = 23, 2  # of 6 steps each

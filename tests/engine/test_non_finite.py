@@ -17,6 +17,8 @@ from ppema.engine.run_state import checkpoint_files
 from ppema.engine.trainer import Hook, Trainer
 from ppema.errors import NonFiniteError
 
+pytestmark = pytest.mark.reliability
+
 VALUES = (float("nan"), float("inf"), float("-inf"))
 NUM_BATCHES = 6
 

@@ -21,6 +21,8 @@ from ppema.engine.resume import find_start, is_finished, prepare_folder
 from ppema.engine.run_state import restore
 from ppema.engine.snapshots import SnapshotHook
 
+pytestmark = pytest.mark.reliability
+
 EPOCHS = 2
 
 

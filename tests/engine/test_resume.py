@@ -24,6 +24,8 @@ from ppema.errors import CheckpointError, ConfigError, NonFiniteError
 from ppema.metrics import Evaluation
 from ppema.optim import OPTIMIZERS, SCHEDULERS
 
+pytestmark = pytest.mark.reliability
+
 
 class Stop(Hook):
     """End the run after a step, as a crash would."""

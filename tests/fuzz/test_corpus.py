@@ -10,11 +10,14 @@ from __future__ import annotations
 import zipfile
 from pathlib import Path
 
+import pytest
 from config_catalog import CATALOG
 
 from ppema.checkpoint.weight_file import read_weight_file
 from ppema.config import Config, load_config
 from ppema.errors import CheckpointError, ConfigError
+
+pytestmark = pytest.mark.reliability
 
 FOLDER = Path(__file__).resolve().parent
 

@@ -11,6 +11,8 @@ import pytest
 from mirrors import serving
 from small_mnist import data_keys, write_mnist
 
+pytestmark = pytest.mark.reliability
+
 IMAGES = "{}-images-idx3-ubyte.gz"
 LABELS = "{}-labels-idx1-ubyte.gz"
 WAYS_OUT = (

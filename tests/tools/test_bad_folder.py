@@ -15,6 +15,8 @@ from faulty_disk import Fault, FaultyDisk
 from in_process import REPOSITORY, contents, line_of
 from small_mnist import data_keys, write_mnist
 
+pytestmark = pytest.mark.reliability
+
 FOLDER = Path("output/lenet_mnist")
 STEP_1, STEP_2 = FOLDER / "step_000000001", FOLDER / "step_000000002"
 COMMAND = ("train", "-c", REPOSITORY / "configs/lenet_mnist.yml", "--eval")

@@ -34,6 +34,8 @@ import paddle
 import pytest
 from in_process import REPOSITORY, contents, line_of
 
+pytestmark = pytest.mark.reliability
+
 HEAD = f"_BASE_: {REPOSITORY}/configs/lenet_digits.yml\n"
 EMA = "Averages:\n  ema: {name: ExponentialMovingAverage, %s}"
 CHAIN = "LearningRate:\n  schedulers: [{name: StepDecay, step_size: 3},\n    {name: %s}]"

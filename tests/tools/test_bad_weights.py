@@ -12,6 +12,8 @@ from pathlib import Path
 import paddle
 import pytest
 
+pytestmark = pytest.mark.reliability
+
 GOOD = "output/lenet_mnist/model_final/model.pdparams"
 KIND = "is not a Paddle weight file"
 NO_PICKLE = "no pickle of protocol 2, 3 or 4"

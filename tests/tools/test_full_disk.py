@@ -20,6 +20,8 @@ from torture_record import pending, recorded
 
 from ppema.checkpoint import FINAL, CheckpointStore
 
+pytestmark = pytest.mark.reliability
+
 FOLDER = Path("output/lenet_mnist")
 ERRORS = (errno.ENOSPC, errno.EIO, errno.EROFS)
 

@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 from in_process import REPOSITORY
 
+pytestmark = pytest.mark.reliability
+
 HEAD = f"_BASE_: {REPOSITORY}/configs/lenet_digits.yml\n"
 NOT_ALLOWED = "anchors and aliases (&, *, <<) are not allowed"
 NO_FILE = "lenet.yml:1: _BASE_ names {!r}, and there is no such file"

@@ -16,6 +16,8 @@ from in_process import REPOSITORY, run_in
 from ppema.checkpoint import read_weight_file, replace_weight_file
 from ppema.checkpoint.files import sha256_of
 
+pytestmark = pytest.mark.reliability
+
 # Every fifth, so that each family is there.
 SHARE = sorted(set(CASES) - HARMLESS)[::5]
 # A run of two epochs of 3 steps, with snapshots.

@@ -13,6 +13,8 @@ from torture_record import pending, recorded
 
 from ppema.checkpoint import Checkpoint
 
+pytestmark = pytest.mark.reliability
+
 KILLS = 10
 # Of a life, in steps: all of them together end before the run does.
 LONGEST = 20

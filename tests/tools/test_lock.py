@@ -16,6 +16,8 @@ from ppema.config import find_run_folder
 from ppema.errors import FolderInUseError
 from ppema.run_lock import RunLock, hold_if_used
 
+pytestmark = pytest.mark.reliability
+
 CONFIG = str(REPOSITORY / "configs/lenet_mnist.yml")
 
 

@@ -14,6 +14,8 @@ from torture_record import pending, recorded
 
 import ppema
 
+pytestmark = pytest.mark.reliability
+
 # Where the package lies that is tested here.
 PACKAGES = Path(ppema.__file__).resolve().parents[1]
 # Of 12, six an epoch.

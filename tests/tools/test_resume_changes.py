@@ -23,6 +23,8 @@ from resumable import (
 
 from ppema.checkpoint import Checkpoint
 
+pytestmark = pytest.mark.reliability
+
 
 @pytest.fixture(scope="module")
 def kept(tmp_path_factory):

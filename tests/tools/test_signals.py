@@ -14,6 +14,8 @@ from torture_record import pending, recorded
 
 from ppema.checkpoint import Checkpoint
 
+pytestmark = pytest.mark.reliability
+
 SIGNALS = [signal.SIGINT, signal.SIGTERM]
 # Of a life, in steps: ten of them together end before the run does.
 LONGEST = 20
