@@ -32,6 +32,7 @@ ALLOWED = {
     "checkpoint": {"errors", "averaging"},
     "engine": {"errors", "averaging", "checkpoint", "fast_cpu", "metrics", "plots"},
     "hapi": {"errors", "averaging", "checkpoint"},
+    "integrations": {"averaging"},
     "builder": {
         *("errors", "averaging", "checkpoint", "config", "data", "engine", "models", "optim"),
     },
