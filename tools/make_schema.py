@@ -1,4 +1,4 @@
-"""Write the JSON Schema of a config for editors: python tools/make_schema.py"""
+"""Write what is made from the config's schema: python tools/make_schema.py"""
 
 from __future__ import annotations
 
@@ -8,13 +8,19 @@ from typing import Sequence
 
 from ppema.console import run_tool
 
-SCHEMA = Path(__file__).resolve().parents[1] / "configs" / "schema.json"
+REPOSITORY = Path(__file__).resolve().parents[1]
+SCHEMA = REPOSITORY / "configs" / "schema.json"
+REFERENCE = REPOSITORY / "docs" / "config.md"
 
 
 def main(argv: Sequence[str]) -> int:
-    """Write configs/schema.json; return the exit code."""
-    print(f"writing {SCHEMA}")
-    SCHEMA.write_text(schema_text(), encoding="utf-8")
+    """Write configs/schema.json, for editors, and docs/config.md; return the exit code."""
+    from ppema.builder import CATALOG
+    from ppema.config import reference_text
+
+    for path, text in ((SCHEMA, schema_text()), (REFERENCE, reference_text(CATALOG))):
+        print(f"writing {path}")
+        path.write_text(text, encoding="utf-8")
     return 0
 
 

@@ -4,5 +4,15 @@ from ..errors import ConfigError
 from .json_schema import json_schema
 from .load import Config, load_config, render
 from .named import Choices, Named
+from .reference import reference_text
 
-__all__ = ["Choices", "Config", "ConfigError", "Named", "json_schema", "load_config", "render"]
+__all__ = [
+    "Choices",
+    "Config",
+    "ConfigError",
+    "Named",
+    "json_schema",
+    "load_config",
+    "reference_text",
+    "render",
+]
