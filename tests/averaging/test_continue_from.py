@@ -8,7 +8,7 @@ import pytest
 from networks import TinyBN
 from twins import copied_state
 
-from ppema import ExponentialMovingAverage
+from ppema import ExponentialMovingAverage, PowerFunctionEMA
 from ppema.averaging import ArgumentError
 
 
@@ -46,6 +46,18 @@ def test_the_bits_are_those_of_one_that_never_stopped(arguments):
         np.testing.assert_array_equal(found["shadow"][name].numpy(), shadow.numpy(), name)
     assert found.pop("shadow")
     assert found == wanted
+
+
+def test_an_average_of_a_power_profile_goes_on_too():
+    model = TinyBN()
+    average, other = (PowerFunctionEMA(model, 0.1) for _ in range(2))
+    step(model, average, 9)
+    other.continue_from(average.averaged_state_dict(), 9)
+    step(model, average, 2, 9)
+    step(model, other, 2, 9)
+    wanted = average.averaged_state_dict()
+    for name, tensor in other.averaged_state_dict().items():
+        np.testing.assert_array_equal(tensor.numpy(), wanted[name].numpy(), name)
 
 
 def test_what_does_not_fit_changes_nothing():
