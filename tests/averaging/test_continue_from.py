@@ -39,6 +39,7 @@ def test_the_bits_are_those_of_one_that_never_stopped(arguments):
     step(model, average, 14)
     other = ExponentialMovingAverage(model, 0.9, **arguments)
     other.continue_from(average.averaged_state_dict(), 14)
+    assert other.diagnostics().never_moved == ()
     step(model, average, 4, 14)
     step(model, other, 4, 14)
     found, wanted = copied_state(other), copied_state(average)

@@ -220,6 +220,36 @@ def test_what_is_on_the_black_list_follows_the_model_after_a_resume():
     np.testing.assert_array_equal(ema.apply()["head.bias"].numpy(), np.ones(3, "float32"))
 
 
+def test_what_is_on_the_black_list_goes_on_training_after_a_snapshot(tmp_path):
+    run = trainer(tmp_path, epoch=2, ema_black_list=["head.b"])
+    biases = []
+    run.train(lambda: biases.append(run.model.head.bias.numpy().copy()))
+    assert (biases[4] != biases[9]).all()
+    assert not run.model.head.bias.stop_gradient
+
+
+def test_a_part_is_no_pattern():
+    model = detector()
+    model.add_sublayer("extra[0]", paddle.nn.Linear(2, 2))
+    ema = ModelEMA(model, 0.9, ema_black_list=["extra[0]"])
+    ema.update()
+    model.sublayers()[-1].bias.set_value(paddle.ones([2]))
+    ema.update()
+    np.testing.assert_array_equal(ema.apply()["extra[0].bias"].numpy(), np.ones(2, "float32"))
+
+
+def test_a_resume_begins_a_cycle():
+    model = detector()
+    ema = ModelEMA(model, cycle_epoch=2)
+    ema.update()
+    state = ema.apply()
+    ema.resume(state, 1)
+    for wanted in (2, 3, 1):
+        ema.update()
+        assert ema.step == wanted
+        ema.apply()
+
+
 def test_a_part_that_is_in_no_name_is_said(caplog):
     with caplog.at_level(logging.WARNING):
         ModelEMA(detector(), ema_black_list=["haed", "num_images"])
