@@ -139,3 +139,8 @@ def test_it_is_short_and_uses_the_library_face_alone(name):
     assert set(modules) <= {
         *("os", "paddle", "synthetic", "ppema.hapi", "ppema.integrations.paddleclas")
     }
+
+
+def test_each_is_in_the_list():
+    listed = re.findall(r"^\| \[(\w+)\.py\]\(\1\.py\) \|", (FOLDER / "README.md").read_text(), re.M)
+    assert sorted(listed) == EXAMPLES
