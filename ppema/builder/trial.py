@@ -7,6 +7,7 @@ from typing import Any, Callable, Optional, Sequence
 import paddle
 
 from ..config import Config
+from ..data.seeding import kept_generators
 from ..engine.trainer import Trainer
 from .catalog import reason_of
 from .run_data import RunData, make_trial_reader
@@ -22,12 +23,11 @@ def try_one_batch(config: Config, trainer: Trainer, data: RunData) -> None:
             loss is no single number.
     """
     model, dataset = trainer.model, data.train
-    generators = paddle.get_rng_state()
     model.eval()
     batch = next(make_trial_reader(dataset, num_images=2).batches(1))
     image, label = paddle.to_tensor(batch.image), paddle.to_tensor(batch.label)
     try:
-        with paddle.no_grad():
+        with paddle.no_grad(), kept_generators():
             logits = _attempt(config, "Model", config.Model.name, lambda: model(image))
             _require_logits(config, logits, len(label), dataset.class_names)
             loss = _attempt(
@@ -39,7 +39,6 @@ def try_one_batch(config: Config, trainer: Trainer, data: RunData) -> None:
                 )
     finally:
         model.train()
-        paddle.set_rng_state(generators)
 
 
 def _require_logits(

@@ -2,7 +2,7 @@
 
 from ..errors import ConfigError
 from .json_schema import json_schema
-from .load import Config, load_config, render
+from .load import Config, find_run_folder, load_config, render
 from .named import Choices, Named
 from .reference import reference_text
 
@@ -11,6 +11,7 @@ __all__ = [
     "Config",
     "ConfigError",
     "Named",
+    "find_run_folder",
     "json_schema",
     "load_config",
     "reference_text",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import runpy
+import signal
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,8 +31,12 @@ def run_tool(tmp_path, monkeypatch, capfd):
         script = REPOSITORY / "tools" / f"{name}.py"
         monkeypatch.setattr(sys, "argv", [str(script), *map(str, arguments)])
         capfd.readouterr()
+        # The tool leaves with the system's own handlers, which would end pytest.
+        before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
         with pytest.raises(SystemExit) as exit_:
             runpy.run_path(str(script), run_name="__main__")
+        for number, handler in before.items():
+            signal.signal(number, handler)
         out, err = capfd.readouterr()
         assert "Traceback" not in out + err
         return Result(exit_.value.code or 0, out, err)

@@ -369,13 +369,16 @@ def test_another_class_on_resume_gives_its_line_and_3(run_tool, config, run_fold
     result = train_on(
         run_tool, config, tmp_path / "data", "-r", "auto", "-o", "epoch=2", "Optimizer.name=Adagrad"
     )
-    assert line_of(result, 3) == "the checkpoint was made with Adam, the config says Adagrad"
+    assert line_of(result, 3).startswith(
+        "the checkpoint was made with Adam, the config says Adagrad; --accept optimizer goes on"
+    )
 
 
 def test_other_data_on_resume_is_refused_with_3(run_tool, config, run_folder, tmp_path):
     write_mnist(tmp_path / "other", num_images=90)
     result = train_on(run_tool, config, tmp_path / "other", "-r", "auto", "-o", "epoch=2")
     assert "these are not the data of the run" in line_of(result, 3)
+    assert "; --accept data goes on with them" in line_of(result, 3)
     # The run's own folder is taken where none is named; without it, nothing else will do.
     own = run_tool("eval", "-c", config("lenet_mnist"))
     assert own.code == 0, own.err

@@ -208,7 +208,7 @@ def test_vdl_log_dir_says_where_the_records_go(run_tool, config):
 
 
 def test_a_second_run_in_the_same_folder_is_refused(run_tool, config):
-    from ppema.checkpoint import RunLock
+    from ppema.run_lock import RunLock
 
     FOLDER.mkdir(parents=True)
     lock = RunLock(FOLDER)
