@@ -35,6 +35,7 @@ ALLOWED = {
         *("errors", "averaging", "checkpoint", "fast_cpu", "metrics", "plots", "run_lock"),
     },
     "hapi": {"errors", "averaging", "checkpoint"},
+    "integrations": {"averaging"},
     "builder": {
         *("errors", "averaging", "checkpoint", "config", "data", "engine", "models", "optim"),
     },

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Optional, Sequence
+import copy
+from typing import Any, ClassVar, Mapping, Optional, Sequence
+
+import paddle
 
 from .average import WeightAverage
 from .decay import (
@@ -81,6 +84,48 @@ class ScheduledAverage(WeightAverage):
         averaged = max(0, num_steps - self._start + 1)
         folded = averaged - averaged % self._update_every
         return 0.0 if self._debias and folded else initial_share(self.schedule, folded)
+
+    def continue_from(self, weights: Mapping[str, Any], num_updates: int) -> None:
+        """Continue from averaged weights beside which only the count of updates was kept.
+
+        Where the weights are in the shadows' dtype, and no step was skipped, the average goes on to
+        the bit as if it had never stopped. Nothing changes where they do not fit.
+
+        Args:
+            weights: tensors or arrays by the names of the model's state, in any float dtype; those
+                that are not averaged are taken from the live model.
+            num_updates: how often `update` had been called.
+
+        Raises:
+            ArgumentError: num_updates is not a whole number from 0.
+            RuntimeError: the average is applied at the moment.
+            ValueError: names or shapes that do not fit.
+        """
+        if isinstance(num_updates, bool) or not isinstance(num_updates, int) or num_updates < 0:
+            raise ArgumentError("num_updates", "a whole number from 0", num_updates)
+        self._require_raw("continue_from()")
+        state = self.state_dict()
+        shadow, known = state["shadow"], set(self.model.state_dict(use_hook=False))
+        stored = {name: weights[name] for name in weights if name not in known}
+        for name in shadow:
+            if name in weights:
+                given = weights[name]
+                tensor = given if paddle.is_tensor(given) else paddle.to_tensor(given)
+                stored[name] = tensor.astype(shadow[name].dtype)
+        counters = self._counters_after(num_updates)
+        never_moved = [] if num_updates else state["never_moved"]
+        self.set_state_dict({**state, **counters, "never_moved": never_moved, "shadow": stored})
+
+    def _counters_after(self, num_updates: int) -> Counters:
+        """Return what so many updates leave in the counters, by counting them."""
+        counting = copy.copy(self)
+        counting._set_counters(self._initial_counters())
+        for t in range(num_updates):
+            kept = counting._share_to_keep(t)
+            counting._counters["num_updates"] = t + 1
+            if kept < 1.0:
+                counting._fold(kept)
+        return counting._counters
 
     def _share_to_keep(self, t: int) -> float:
         if self.num_steps + 1 < self._start:

@@ -4,6 +4,7 @@ from ..errors import ConfigError
 from .json_schema import json_schema
 from .load import Config, find_run_folder, load_config, render
 from .named import Choices, Named
+from .reference import reference_text
 
 __all__ = [
     "Choices",
@@ -13,5 +14,6 @@ __all__ = [
     "find_run_folder",
     "json_schema",
     "load_config",
+    "reference_text",
     "render",
 ]
