@@ -86,7 +86,7 @@ def train(config: Any, arguments: argparse.Namespace) -> None:
     place = builder.select_place(config)
     data = builder.load_data(config, start)
     signals = StopSignals()
-    trainer = builder.make_trainer(config, data)
+    trainer = builder.make_trainer(config, data, start)
     trainer.hooks = builder.make_hooks(
         config, data, store, trainer.steps_per_epoch, bar, arguments.eval, signals
     )

@@ -1,5 +1,6 @@
 """Checkpoints that are whole or absent, and a reader that runs no code."""
 
+from .head import load_but_head
 from .optimizer_state import load_structured_optimizer_state, structured_optimizer_state
 from .run_lock import LOCK, RunLock
 from .store import BEST, FINAL, Checkpoint, CheckpointStore, is_checkpoint_folder
@@ -14,6 +15,7 @@ __all__ = [
     "CheckpointStore",
     "RunLock",
     "is_checkpoint_folder",
+    "load_but_head",
     "load_strictly",
     "load_structured_optimizer_state",
     "not_weights",

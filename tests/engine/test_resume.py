@@ -21,7 +21,8 @@ from ppema.engine.snapshots import SnapshotHook
 from ppema.engine.trainer import Hook
 from ppema.errors import CheckpointError, ConfigError, NonFiniteError
 from ppema.metrics import Evaluation
-from ppema.optim import OPTIMIZERS, SCHEDULERS
+from ppema.optim import OPTIMIZERS
+from ppema.schedules import SCHEDULERS
 
 
 class Stop(Hook):
@@ -95,6 +96,12 @@ SCHEDULES = {
     "NaturalExpDecay": {"gamma": 0.1},
     "PolynomialDecay": {"decay_steps": 8},
     "StepDecay": {"step_size": 3},
+    "CyclicLR": {"max_learning_rate": 0.02, "step_size_up": 2, "step_size_down": 5},
+    "NoamDecay": {"d_model": 16, "warmup_steps": 4},
+    "OneCycleLR": {"total_steps": 10, "phase_pct": 0.4},
+    "PiecewiseDecay": {"boundaries": [2, 5], "values": [0.01, 0.005, 0.001]},
+    # Looks after steps 2, 4, …: the run stops between two of them.
+    "ReduceOnPlateau": {"every": 2, "patience": 0, "threshold": 0.5},
 }
 
 
