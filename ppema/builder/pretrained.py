@@ -20,7 +20,7 @@ from ..data.download import Downloader, MirrorsFailedError, ProgressLine
 from ..data.transfer import SCHEMES
 from ..engine.evaluate import RAW
 from ..engine.weights import ALL, find_weights
-from ..errors import CheckpointError
+from ..errors import CheckpointError, NonFiniteError
 from ..models import PRETRAINED, PaddleModel
 from .catalog import argument_error
 
@@ -95,6 +95,8 @@ def load_pretrained(config: Config, model: Any, may_download: bool = True) -> li
     try:
         found, state = _read(config, web_file)
         kept = load_but_head(model, state, found, _num_classes(config))
+    except NonFiniteError as error:
+        raise NonFiniteError(str(config.error(key, f"{key}: {error}"))) from None
     except (CheckpointError, MirrorsFailedError) as error:
         text = f"{key}: {error}"
         if isinstance(error, MirrorsFailedError) and web_file is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Mapping, Optional, Sequence
 
+from ..errors import NonFiniteError
 from .strict import load_strictly, not_weights, require_finite
 
 
@@ -27,7 +28,10 @@ def load_but_head(
     if not_weights(state):
         # Says what it is instead.
         load_strictly(model, state, source)
-    require_finite(state, "start from it")
+    try:
+        require_finite(state, "start from it")
+    except NonFiniteError as error:
+        raise NonFiniteError(f"{source}: {error}") from None
     kept: list[str] = []
     for layer, names in _layers_that_differ(own, state).items():
         sizes = {_one_difference(own[name].shape, state[name].shape) for name in names}
