@@ -21,7 +21,7 @@ from ppema.engine.snapshots import SnapshotHook
 from ppema.engine.trainer import Hook
 from ppema.errors import CheckpointError, ConfigError, NonFiniteError
 from ppema.metrics import Evaluation
-from ppema.optim import OPTIMIZERS
+from ppema.optim import OPTIMIZERS, spare_from_decay
 from ppema.schedules import SCHEDULERS
 
 
@@ -147,8 +147,14 @@ def test_a_schedule_takes_a_changed_rate_from_the_config(tmp_path):
 def test_every_optimizer_goes_on_where_it_was(tmp_path, name):
     def change(trainer):
         arguments = {"parameters": trainer.model.parameters(), "learning_rate": 0.01}
+        arguments["grad_clip"] = paddle.nn.ClipGradByGlobalNorm(1.0)
         if name == "ASGD":
             arguments["batch_num"] = 2
+        if name != "Rprop":
+            arguments["lamb_weight_decay" if name == "Lamb" else "weight_decay"] = 0.1
+            arguments.update(
+                spare_from_decay(OPTIMIZERS[name], arguments, trainer.model, ["*.bias"])
+            )
         trainer.lr_scheduler = None
         trainer.optimizer = OPTIMIZERS[name](**arguments)
 
