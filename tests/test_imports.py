@@ -22,8 +22,10 @@ ALLOWED = {
     "averaging": set(),
     "errors": set(),
     "fast_cpu": set(),
-    "models": set(),
+    "models": {"averaging", "signatures"},
     "optim": {"averaging"},
+    "schedules": {"averaging", "signatures"},
+    "signatures": set(),
     "metrics": set(),
     "plots": {"checkpoint", "errors"},
     "console": {"errors"},
@@ -34,6 +36,7 @@ ALLOWED = {
     "hapi": {"errors", "averaging", "checkpoint"},
     "builder": {
         *("errors", "averaging", "checkpoint", "config", "data", "engine", "models", "optim"),
+        "schedules",
     },
     "__init__": {"averaging"},
 }

@@ -7,7 +7,7 @@ import math
 import paddle
 import pytest
 from paddle.optimizer import lr
-from trainers import make_reader, make_trainer
+from trainers import DropoutNet, make_reader, make_trainer
 
 from ppema import SWALR, RunLength, builder
 from ppema.averaging import ArgumentError, schedule_state, set_schedule_state
@@ -162,6 +162,22 @@ def test_the_trainer_tells_the_plateau_the_mean_loss_of_its_images():
     # Batches of 8, 8 | 8, 8 | 8: the last step counts one batch, each other the mean of two.
     (a, b, c, d, e) = (float(loss) for _, loss, _ in trainer.totals.figures)
     assert mean == pytest.approx(((a + b) / 2 + (c + d) / 2 + e) / 3)
+
+
+def test_a_step_that_is_left_out_tells_the_plateau_nothing():
+    class Net(DropoutNet):
+        num_steps = 0
+
+        def forward(self, image):
+            Net.num_steps += 1
+            return super().forward(image * float("nan") if Net.num_steps == 2 else image)
+
+    trainer = make_trainer(make_reader(), network=Net, num_epochs=1, non_finite="skip")
+    trainer.lr_scheduler = ReduceOnPlateau(0.01, every=99)
+    trainer.optimizer.set_lr_scheduler(trainer.lr_scheduler)
+    trainer.train()
+    assert (trainer.step, trainer.lr_scheduler._num_losses) == (5, 4)
+    assert math.isfinite(trainer.lr_scheduler._sum_of_losses)
 
 
 @pytest.mark.parametrize("cls", ["LinearWarmup", "SWALR"])
