@@ -227,5 +227,9 @@ def _discover() -> dict[str, Callable[..., Any]]:
 
 
 MODELS: dict[str, Callable[..., Any]] = {**_discover(), "LeNetBN": LeNetBN}
-# What is said of names that cannot be had.
-MODEL_HINTS = {"VGG": "takes its layers as an argument: name vgg11, vgg13, vgg16 or vgg19"}
+# What is said of names, and of arguments, that cannot be had.
+MODEL_HINTS = {
+    "VGG": "takes its layers as an argument: name vgg11, vgg13, vgg16 or vgg19",
+    "num_channels": "is in_channels here",
+    "class_num": "is num_classes here",
+}

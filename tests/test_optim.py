@@ -174,6 +174,7 @@ def test_a_config_with_sections_in_a_section_reads_back_as_itself(read, tmp_path
         ("Model: {name: VGG}", "Model.name: 'VGG' takes its layers as an argument: name vgg11"),
         ("Model: {name: resnet81}", "there is no 'resnet81'; did you mean 'resnet18'?"),
         ("Model: {name: resnet18, num_clases: 4}", "did you mean 'num_classes'?"),
+        ("Model: {name: resnet18, num_channels: 1}", "'Model.num_channels' is in_channels here"),
         ("Model: {name: resnet18, width: 4}", "unknown key 'Model.width'"),
         ("Model: {name: LeNet, in_channels: -1}", "Model.in_channels must be a whole number abov"),
         ("Model: {name: ResNet, block: Basic}", "Model.block must be one of BasicBlock, Bottlene"),
@@ -215,3 +216,18 @@ def test_each_loss_takes_logits_and_labels(name):
     loss = LOSSES[name]()(paddle.randn([4, 3]), paddle.to_tensor([0, 1, 2, 0]))
     assert loss.size == 1
     assert float(loss) > 0
+
+
+class OneEach(paddle.nn.Layer):
+    """A loss of one's own that forgets the mean."""
+
+    def forward(self, logits, labels):
+        return paddle.nn.functional.cross_entropy(logits, labels, reduction="none")
+
+
+def test_a_loss_that_is_not_one_number_is_said_before_training(read):
+    config = read(f"Loss: {{name: {__name__}.OneEach}}")
+    data = builder.load_data(config, None)
+    trainer = builder.make_trainer(config, data)
+    with pytest.raises(ConfigError, match=r"Loss \(.*OneEach\) gives \[2\], not one number"):
+        builder.try_one_batch(config, trainer, data)

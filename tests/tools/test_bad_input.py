@@ -160,7 +160,7 @@ def test_a_bad_config_gives_its_line_and_2(run_tool, tmp_path, content, message)
             "10 classes: [2,10] is needed",
         ),
         ("Model.num_classes=0", "Model (LeNet) gives [2,16,5,5] for 2 images"),
-        ("Loss.reduction=none", "Loss (CrossEntropyLoss) gives [2], not one number"),
+        ("Loss.reduction=none", "Loss.reduction must be mean: all figures are means over images"),
         ("Loss.axis=7", "Loss (CrossEntropyLoss): "),
         ("Loss.soft_label=true", "Loss (CrossEntropyLoss): "),
         ("Loss={name: paddle.nn.MSELoss}", "Loss (paddle.nn.MSELoss): "),
