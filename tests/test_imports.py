@@ -22,8 +22,10 @@ ALLOWED = {
     "averaging": set(),
     "errors": set(),
     "fast_cpu": set(),
-    "models": set(),
+    "models": {"averaging", "signatures"},
     "optim": {"averaging"},
+    "schedules": {"averaging", "signatures"},
+    "signatures": set(),
     "metrics": set(),
     "plots": {"checkpoint", "errors"},
     "console": {"errors"},
@@ -38,6 +40,7 @@ ALLOWED = {
     "integrations": {"averaging"},
     "builder": {
         *("errors", "averaging", "checkpoint", "config", "data", "engine", "models", "optim"),
+        "schedules",
     },
     "__init__": {"averaging"},
 }

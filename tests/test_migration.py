@@ -26,6 +26,7 @@ from ppema import (
     posthoc_residual,
 )
 from ppema.averaging.decay import make_schedule
+from ppema.builder.pretrained import load_pretrained
 from ppema.config import ConfigError
 from ppema.config.schema import FOREIGN_KEYS
 
@@ -124,26 +125,16 @@ def test_yaml_is_read_and_checked_as_written(text, tmp_path):
     builder.check(builder.read_config(str(path), []))
 
 
-STARTED = """
-import paddle
-class Started(paddle.vision.models.LeNet):
-    def __init__(self, weights):
-        super().__init__()
-        self.set_state_dict(paddle.load(weights))
-"""
-
-
-def test_a_model_of_one_s_own_starts_from_old_weights(tmp_path, monkeypatch):
-    (section,) = re.findall(r"`(Model: \{name: my_nets.*?\})`", PAGE)
+def test_training_starts_from_old_weights(tmp_path, monkeypatch):
+    (section,) = re.findall(r"`(pretrain_weights: .*?)`", PAGE)
     monkeypatch.chdir(tmp_path)
     old = paddle.vision.models.LeNet().state_dict()
     paddle.save(old, "old.pdparams")
-    Path("my_nets.py").write_text(STARTED)
-    monkeypatch.syspath_prepend(str(tmp_path))
     Path("mine.yml").write_text(BASE + section + "\n")
     config = builder.read_config("mine.yml", [])
-    builder.check(config)
-    for name, weight in builder.make_model(config).state_dict().items():
+    model = builder.make_model(config)
+    load_pretrained(config, model)
+    for name, weight in model.state_dict().items():
         np.testing.assert_array_equal(weight.numpy(), old[name].numpy())
 
 

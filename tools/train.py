@@ -116,7 +116,7 @@ def train(config: Any, arguments: argparse.Namespace) -> None:
     if start is not None:
         anew |= resume.changed_data(start.manifest["data"], data.facts())
     signals = StopSignals()
-    trainer = builder.make_trainer(config, data)
+    trainer = builder.make_trainer(config, data, start)
     trainer.hooks = builder.make_hooks(
         config, data, store, trainer.steps_per_epoch, bar, arguments.eval, signals
     )

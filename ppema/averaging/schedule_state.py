@@ -9,6 +9,17 @@ from typing import Any, Mapping
 import numpy as np
 from paddle.optimizer.lr import LRScheduler
 
+# What Paddle's OneCycleLR and CyclicLR make of their arguments once, and never move: kept, it
+# would hold a run that is made longer to the rates of the shorter one. `_var_name` is an automatic
+# name, which depends on what else this process has built.
+_DERIVED = frozenset(
+    {
+        "_var_name",
+        *("_step_config", "_steps_size", "_lr_config"),
+        *("amplitude", "cycle_size", "gamma", "max_lr", "scale_mode", "step_up_pct"),
+    }
+)
+
 
 def schedule_state(schedule: Any) -> dict[str, Any]:
     """Return what moves in a paddle.optimizer.lr.LRScheduler: numbers, text, lists of them.
@@ -58,8 +69,8 @@ def _require_fit(schedule: Any, state: Mapping[str, Any], path: str) -> None:
 
 
 def _arguments(schedule: Any) -> set[str]:
-    # `_var_name` is an automatic name, which depends on what else this process has built.
-    return {"base_lr", "_var_name", *inspect.signature(type(schedule)).parameters} - {"last_epoch"}
+    taken = inspect.signature(type(schedule)).parameters
+    return {"base_lr", *_DERIVED, *taken} - {"last_epoch"}
 
 
 def _is_plain(value: Any) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import logging
+from dataclasses import replace
 from typing import Any, Mapping, Optional
 
 import paddle
@@ -18,8 +19,10 @@ from ..averaging import (
     to_whole_steps,
 )
 from ..config import Config, Named
-from ..optim import SCHEDULERS, takes_schedule
-from .catalog import construct
+from ..optim import NO_WEIGHT_DECAY, require_mean, require_positive_clip, spare_from_decay
+from ..schedules import SCHEDULERS, require_whole_run, takes_schedule
+from .catalog import argument_error, construct
+from .pretrained import load_pretrained
 
 logger = logging.getLogger(__name__)
 
@@ -63,17 +66,39 @@ def make_model(config: Config) -> Any:
 
 
 def make_loss(config: Config) -> Any:
-    """Return the loss that the section Loss names."""
-    return construct(config, config.Loss)
+    """Return the loss that the section Loss names.
+
+    Raises:
+        ConfigError: it refuses its arguments, or is no mean over images.
+    """
+    loss_fn = construct(config, config.Loss)
+    try:
+        require_mean(loss_fn)
+    except ArgumentError as error:
+        raise argument_error(config, config.Loss, error) from None
+    return loss_fn
 
 
 def make_optimizer(config: Config, model: Any, run: RunLength) -> tuple[Any, Optional[Any]]:
     """Return the optimizer over the model's parameters, and its schedule (None if constant)."""
     scheduler = _make_scheduler(config, run)
     rate = config.LearningRate.base_lr if scheduler is None else scheduler
+    named, further = config.Optimizer, {}
+    spared = named.arguments.get(NO_WEIGHT_DECAY)
+    rest = {key: value for key, value in named.arguments.items() if key != NO_WEIGHT_DECAY}
+    if spared:
+        try:
+            further = spare_from_decay(named.cls, rest, model, spared)
+        except ArgumentError as error:
+            raise argument_error(config, named, error) from None
     optimizer = construct(
-        config, config.Optimizer, learning_rate=rate, parameters=model.parameters()
+        config,
+        replace(named, arguments=rest),
+        learning_rate=rate,
+        parameters=model.parameters(),
+        **further,
     )
+    _check_clip(config, rest.get("grad_clip"))
     return optimizer, scheduler
 
 
@@ -160,6 +185,7 @@ def check(config: Config) -> None:
     """
     select_place(config)
     model = make_model(config)
+    load_pretrained(config, model, may_download=False)
     make_loss(config)
     make_gate(config)
     # Without data the steps of an epoch are not known; that a duration is one can be checked.
@@ -189,6 +215,25 @@ def _make_scheduler(config: Config, run: RunLength) -> Optional[Any]:
         rate = config.LearningRate.base_lr if scheduler is None else scheduler
         scheduler = construct(config, named, learning_rate=rate, **_run_for(named, run))
     return scheduler
+
+
+def check_schedule(config: Config, schedule: Any, run: RunLength) -> None:
+    """Raise ConfigError where a schedule would end a run before its time, with its line."""
+    try:
+        require_whole_run(schedule, run.num_steps)
+    except ArgumentError as error:
+        for named in config.LearningRate.schedulers:
+            if error.argument in named.arguments:
+                raise argument_error(config, named, error) from None
+        raise config.error("LearningRate.schedulers", str(error)) from None
+
+
+def _check_clip(config: Config, named: Any) -> None:
+    if isinstance(named, Named):
+        try:
+            require_positive_clip(construct(config, named))
+        except ArgumentError as error:
+            raise argument_error(config, named, error) from None
 
 
 def _run_for(named: Named, run: RunLength) -> dict[str, RunLength]:

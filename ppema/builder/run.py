@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
-from typing import Optional
+from typing import Any, Optional
 
 from ..checkpoint import Checkpoint, CheckpointStore
 from ..config import Config
@@ -15,8 +15,10 @@ from ..engine.rng import seed_everything
 from ..engine.snapshots import SNAPSHOTS, SnapshotHook
 from ..engine.stop import StopHook, StopSignals
 from ..engine.trainer import Hook, Trainer
+from ..models import IN_CHANNELS, PaddleModel, first_convolution
 from .changes import changed_values, changes_order, describe, moved_horizons
 from .parts import (
+    check_schedule,
     identity,
     make_averages,
     make_gate,
@@ -27,6 +29,7 @@ from .parts import (
     snapshot_interval,
     warn_of_long_windows,
 )
+from .pretrained import load_pretrained, note_unused
 from .run_data import RunData, make_eval_reader, make_train_reader, note_on
 
 logger = logging.getLogger(__name__)
@@ -47,13 +50,21 @@ def vdl_folder(config: Config) -> Optional[Path]:
     return run_folder(config) / "vdl"
 
 
-def make_trainer(config: Config, data: RunData) -> Trainer:
-    """Return the trainer of a run, without hooks."""
+def make_trainer(config: Config, data: RunData, start: Optional[Checkpoint] = None) -> Trainer:
+    """Return the trainer of a run, without hooks.
+
+    Its averages begin at the weights that the config says to start from; not where the run goes
+    on from a checkpoint (`start`), which has weights of its own.
+    """
     seed_everything(config.seed)
     model = make_model(config)
+    lines = load_pretrained(config, model) if start is None else note_unused(config)
+    for line in lines:
+        logger.info("%s", line)
     reader = make_train_reader(config, data.train)
     run = run_length(config, steps_per_epoch=-(-len(reader) // config.accumulate_steps))
     optimizer, scheduler = make_optimizer(config, model, run)
+    check_schedule(config, scheduler, run)
     averages = make_averages(config, model, run)
     return Trainer(
         model,
@@ -126,6 +137,7 @@ def describe_run(
         config.Optimizer.name,
         ", ".join(f"{name} ({n.name})" for name, n in config.Averages.items()) or "none",
     )
+    _describe_channels(config, trainer.model)
     if place == "cpu":
         logger.info(
             "fast_cpu: %s; %d layers take their fast form, to the same bits",
@@ -152,4 +164,16 @@ def _describe_changes(config: Config, trainer: Trainer, start: Checkpoint) -> No
         logger.warning(
             "epoch %d goes on in another order: some of its images come twice, others not at all",
             trainer.epoch,
+        )
+
+
+def _describe_channels(config: Config, model: Any) -> None:
+    wanted, maker = config.Model.arguments.get(IN_CHANNELS), config.Model.cls
+    if wanted is None or not isinstance(maker, PaddleModel):
+        return
+    own, found = maker.own_channels(**config.Model.arguments), first_convolution(model)
+    if wanted != own and found is not None:
+        logger.info(
+            "%s, the first convolution, is made for %d-channel images (Paddle's is for %d)",
+            *(found[0], wanted, own),
         )

@@ -10,6 +10,7 @@ from ..config import Config
 from ..data.seeding import kept_generators
 from ..engine.trainer import Trainer
 from .catalog import reason_of
+from .images import no_empty_outputs, what_fits
 from .run_data import RunData, make_trial_reader
 
 
@@ -28,7 +29,7 @@ def try_one_batch(config: Config, trainer: Trainer, data: RunData) -> None:
     image, label = paddle.to_tensor(batch.image), paddle.to_tensor(batch.label)
     try:
         with paddle.no_grad(), kept_generators():
-            logits = _attempt(config, "Model", config.Model.name, lambda: model(image))
+            logits = _run_model(config, model, image)
             _require_logits(config, logits, len(label), dataset.class_names)
             loss = _attempt(
                 config, "Loss", config.Loss.name, lambda: trainer.loss_fn(logits, label)
@@ -56,6 +57,18 @@ def _require_logits(
             f"{gives}, and the data have {len(class_names)} classes: "
             f"[{num_images},{len(class_names)}] is needed",
         )
+
+
+def _run_model(config: Config, model: Any, image: Any) -> Any:
+    """Return the logits, or say which images the model would take."""
+    try:
+        with no_empty_outputs(model):
+            return model(image)
+    # Whatever a class of Paddle's or the user's raises, it does not fit the data.
+    except Exception as error:
+        key, reason = what_fits(config.Model, model, image)
+        text = f"Model ({config.Model.name}): {reason or reason_of(error)}"
+        raise config.error(f"Model.{key}", text) from error
 
 
 def _attempt(config: Config, path: str, name: str, call: Callable[[], Any]) -> Any:

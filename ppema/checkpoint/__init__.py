@@ -1,5 +1,6 @@
 """Checkpoints that are whole or absent, and a reader that runs no code."""
 
+from .head import load_but_head
 from .optimizer_state import load_structured_optimizer_state, structured_optimizer_state
 from .store import BEST, FINAL, Checkpoint, CheckpointStore, is_checkpoint_folder
 from .strict import load_strictly, not_weights, require_finite
@@ -11,6 +12,7 @@ __all__ = [
     "Checkpoint",
     "CheckpointStore",
     "is_checkpoint_folder",
+    "load_but_head",
     "load_strictly",
     "load_structured_optimizer_state",
     "not_weights",

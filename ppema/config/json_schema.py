@@ -74,7 +74,11 @@ def _section(choices: Choices) -> dict[str, Any]:
     own: dict[str, Any] = {"pattern": _IMPORT_PATH, "description": "an import path of your own"}
     if choices.is_open:
         name = {"type": "string", "anyOf": [{"enum": list(choices.classes)}, own]}
-        return {"type": "object", "properties": {"name": name}}
+        properties: dict[str, Any] = {"name": name}
+        for key, nested in choices.nested.items():
+            properties[key] = {"anyOf": [{"type": ["number", "null"]}, _section(nested)]}
+        properties.update({key: _type(hint) for key, hint in choices.extras.items()})
+        return {"type": "object", "properties": properties}
     alternatives = [_class(name, cls, choices) for name, cls in choices.classes.items()]
     alternatives.append({"type": "object", "properties": {"name": {"type": "string", **own}}})
     # A child of a _BASE_ may leave the name out, and then says nothing of the class.

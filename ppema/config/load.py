@@ -191,7 +191,7 @@ def _collect_origins(node: Node, path: str, origins: dict[str, Origin]) -> None:
 
 def _plain_value(value: Any) -> Any:
     if isinstance(value, Named):
-        return {"name": value.name, **value.arguments}
+        return {"name": value.name, **_plain_value(value.arguments)}
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {f.name: _plain_value(getattr(value, f.name)) for f in dataclasses.fields(value)}
     if isinstance(value, dict):

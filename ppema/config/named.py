@@ -32,17 +32,26 @@ class Choices:
         given: the parameters that ppema itself fills in, so that a config may not.
         base: what a user's own class, named by its import path, must be derived from.
         is_open: the arguments are Paddle's or the user's, and left open in the JSON schema.
+        extras: arguments that ppema takes beside those of the class, by name, with their types.
+        nested: arguments that are sections themselves, where they are mappings.
+        hints: what is said of a class or an argument that is not to be had, by its name.
     """
 
     classes: Mapping[str, Callable[..., Any]]
     given: frozenset[str] = field(default_factory=frozenset)
     base: Optional[type] = None
     is_open: bool = False
+    extras: Mapping[str, Any] = field(default_factory=dict)
+    nested: Mapping[str, Choices] = field(default_factory=dict)
+    hints: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Named:
-    """A class chosen by a config, with its checked arguments; `path` is the section's key."""
+    """A class chosen by a config, with its checked arguments; `path` is the section's key.
+
+    An argument may be a section of its own, and is a Named then.
+    """
 
     name: str
     cls: Callable[..., Any]
@@ -65,14 +74,18 @@ def convert_named(node: Node, choices: Choices, path: str) -> Named:
         raise wrong(name_node, f"{path}.name", "the name of a class")
     name = name_node.value
     cls = _find_class(name, choices, path, name_node.origin)
-    parameters = arguments_of(cls, choices.given)
-    hints = hints_of(cls)
+    extras = {key: _extra(key, annotation) for key, annotation in choices.extras.items()}
+    parameters = {**extras, **arguments_of(cls, choices.given)}
+    hints = {**choices.extras, **hints_of(cls)}
     arguments: dict[str, Any] = {}
     for key, child in node.items.items():
         if key == "name":
             continue
         key_path = f"{path}.{key}"
         _check_known(key, parameters, choices, path, node.key_origins[key])
+        if key in choices.nested and isinstance(child, MappingNode):
+            arguments[key] = convert_named(child, choices.nested[key], key_path)
+            continue
         arguments[key] = _convert_argument(child, parameters.get(key), hints, key_path)
     for key, parameter in parameters.items():
         if parameter.default is parameter.empty and key not in arguments and _is_named(parameter):
@@ -94,6 +107,11 @@ def arguments_of(cls: Callable[..., Any], given: frozenset[str]) -> dict[str, in
     }
 
 
+def _extra(name: str, annotation: Any) -> inspect.Parameter:
+    kind = inspect.Parameter.KEYWORD_ONLY
+    return inspect.Parameter(name, kind, annotation=annotation, default=None)
+
+
 def _is_named(parameter: inspect.Parameter) -> bool:
     return parameter.kind is not parameter.VAR_KEYWORD
 
@@ -109,6 +127,8 @@ def _check_known(
         raise ConfigError(f"{origin}: '{path}.{key}' is set by ppema; leave it out")
     named = [name for name, parameter in parameters.items() if _is_named(parameter)]
     if key not in named and len(named) == len(parameters):
+        if key in choices.hints:
+            raise ConfigError(f"{origin}: '{path}.{key}' {choices.hints[key]}")
         raise ConfigError(f"{origin}: unknown key '{path}.{key}'{suggest(key, named)}")
 
 
@@ -128,6 +148,8 @@ def _convert_argument(
 def _find_class(name: str, choices: Choices, path: str, origin: Origin) -> Callable[..., Any]:
     if name in choices.classes:
         return choices.classes[name]
+    if name in choices.hints:
+        raise ConfigError(f"{origin}: {path}.name: {quote(name)} {choices.hints[name]}")
     if "." not in name:
         near = suggest(name, choices.classes)
         raise ConfigError(f"{origin}: {path}.name: there is no {quote(name)}{near}")

@@ -36,7 +36,8 @@ class LearningRateKeys:
 
     base_lr: float = key("the learning rate, before any schedule", above=0)
     schedulers: List[Named] = key(
-        "SWALR, CyclicSWALR or of paddle.optimizer.lr, in steps; each goes on from the one before",
+        "SWALR, CyclicSWALR or of paddle.optimizer.lr; durations are steps, or such as 5 epochs, "
+        "30 %; each goes on from the one before",
         [],
     )
 
@@ -112,6 +113,11 @@ class Keys:
         "where no MNIST can be had: the embedded digits, or an error", "error"
     )
     save_dir: str = key("run folders go here, each named after its config", "output")
+    pretrain_weights: Optional[str] = key(
+        "weights to start from: a .pdparams, a run folder, a checkpoint, or a URL, with "
+        "#md5=… or #sha256=… at its end where known",
+        None,
+    )
     weights: Optional[str] = key("what to evaluate: a run folder, a checkpoint, a file", None)
     log_iter: int = key("steps between log lines", 20, at_least=1, at_most=_MOST)
     snapshot_epoch: int = key("epochs between checkpoints", 1, at_least=1, at_most=_MOST)
@@ -148,6 +154,8 @@ FOREIGN_KEYS = {
     "num_classes": "is an argument of the model here: Model: {name: LeNet, num_classes: 10}",
     "worker_num": "is written in the readers here: TrainReader: {batch_size: 64, num_workers: 2}",
     "TestReader": _AS_SECTION + "EvalReader: {batch_size: 250}",
+    "OptimizerBuilder": "is one section here: Optimizer: {name: Momentum, momentum: 0.9, "
+    "weight_decay: 0.0005, grad_clip: {name: ClipGradByGlobalNorm, clip_norm: 1.0}}",
     "metric": _NO_METRIC,
     "Metric": _NO_METRIC,
 }

@@ -10,8 +10,9 @@ import os
 import secrets
 import time
 import urllib.parse
+from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Callable, Iterator, Mapping, Optional, Sequence, TextIO
+from typing import IO, Any, Callable, Iterator, Mapping, Optional, Sequence, TextIO
 
 from ..errors import DataError, StorageError
 from .transfer import SCHEMES, MirrorError, Transfer
@@ -23,10 +24,29 @@ Progress = Callable[[int, int], None]
 _PROGRESS_INTERVAL_S = 0.1
 # A large file from a slow mirror that keeps sending is worth waiting for.
 _SLOWEST_BYTES_PER_S = 1e5
+# Where nobody says how large the file is.
+_UNKNOWN_SIZE_TIMEOUT_S = 3600.0
 
 
 class MirrorsFailedError(DataError):
     """No mirror gave the file; the text is what each of them answered."""
+
+
+@dataclass(frozen=True)
+class Expected:
+    """What a file must be: size in bytes and digests in hex; None for what is not known."""
+
+    num_bytes: Optional[int] = None
+    md5: Optional[str] = None
+    sha256: Optional[str] = None
+
+    def digests(self) -> list[tuple[str, Any, str]]:
+        """Return name, a new digest and the value it must have, for each that is known."""
+        wanted = [
+            ("md5", hashlib.md5(usedforsecurity=False), self.md5),
+            ("sha256", hashlib.sha256(), self.sha256),
+        ]
+        return [(name, digest, value) for name, digest, value in wanted if value is not None]
 
 
 class Downloader:
@@ -57,9 +77,10 @@ class Downloader:
         self,
         urls: Sequence[str],
         target: Path,
-        md5: str,
-        num_bytes: int,
+        md5: Optional[str],
+        num_bytes: Optional[int],
         progress: Optional[Progress] = None,
+        sha256: Optional[str] = None,
     ) -> None:
         """Put the file into `target`, from the first URL that gives exactly these bytes.
 
@@ -69,9 +90,10 @@ class Downloader:
         Args:
             urls: http or https, tried in turn.
             target: its folder is made when the first byte arrives.
-            md5: of the file, in hex. It finds accidents; the mirrors are trusted.
-            num_bytes: of the file; a longer body is cut off there and refused.
-            progress: called with the bytes so far and `num_bytes`.
+            md5: of the file, in hex, where it is known; for accidents, as mirrors are trusted.
+            num_bytes: of the file, where it is known; a longer body is cut off there and refused.
+            progress: called with the bytes so far and all, 0 where nobody knows.
+            sha256: of the file, in hex, where it is known.
 
         Raises:
             ValueError: a URL is neither http nor https.
@@ -83,23 +105,24 @@ class Downloader:
                 raise ValueError(f"only http and https are downloaded from, got {url!r}")
         answers: dict[str, str] = {}
         for url in urls:
-            answer = self._try_mirror(url, target, md5, num_bytes, progress)
+            answer = self._try_mirror(url, target, Expected(num_bytes, md5, sha256), progress)
             if answer is None:
-                logger.info("wrote %s (%d bytes from %s)", target, num_bytes, url)
+                logger.info("wrote %s (%d bytes from %s)", target, target.stat().st_size, url)
                 return
             answers[url] = answer
         raise MirrorsFailedError(_describe(answers))
 
     def _try_mirror(
-        self, url: str, target: Path, md5: str, num_bytes: int, progress: Optional[Progress]
+        self, url: str, target: Path, expected: Expected, progress: Optional[Progress]
     ) -> Optional[str]:
         """Return None when the file is in place, else what the mirror answered."""
         host = urllib.parse.urlsplit(url).netloc
         if host in self._dead_hosts:
             return self._dead_hosts[host]
         try:
-            with contextlib.closing(Transfer(url, num_bytes, self._stall_timeout_s)) as transfer:
-                self._receive(transfer, target, md5, num_bytes, progress)
+            transfer = Transfer(url, expected.num_bytes, self._stall_timeout_s)
+            with contextlib.closing(transfer):
+                self._receive(transfer, target, expected, progress)
         except MirrorError as error:
             if error.is_host_dead:
                 self._dead_hosts[host] = str(error)
@@ -110,26 +133,35 @@ class Downloader:
         self,
         transfer: Transfer,
         target: Path,
-        md5: str,
-        num_bytes: int,
+        expected: Expected,
         progress: Optional[Progress],
     ) -> None:
-        digest, received = hashlib.md5(usedforsecurity=False), 0
-        end = time.monotonic() + max(self._total_timeout_s, num_bytes / _SLOWEST_BYTES_PER_S)
+        digests, received, started_s = expected.digests(), 0, time.monotonic()
         transfer.wait_for_answer(min(self._connect_timeout_s, self._total_timeout_s))
+        num_bytes = transfer.num_bytes
+        end = started_s + self._longest_s(num_bytes)
         with _replacing(target) as file:
             while chunk := transfer.next_chunk(self._stall_timeout_s, end):
                 received += len(chunk)
-                if received > num_bytes:
+                if num_bytes is not None and received > num_bytes:
                     raise MirrorError(f"sends more than the {num_bytes} bytes expected")
                 file.write(chunk)
-                digest.update(chunk)
+                for _, digest, _ in digests:
+                    digest.update(chunk)
                 if progress is not None:
-                    progress(received, num_bytes)
-            if received < num_bytes:
+                    progress(received, num_bytes or 0)
+            if num_bytes is not None and received < num_bytes:
                 raise MirrorError(f"ended after {received} of {num_bytes} bytes")
-            if digest.hexdigest() != md5:
-                raise MirrorError(f"sent a file with md5 {digest.hexdigest()}, expected {md5}")
+            for name, digest, wanted in digests:
+                if digest.hexdigest() != wanted:
+                    raise MirrorError(
+                        f"sent a file with {name} {digest.hexdigest()}, expected {wanted}"
+                    )
+
+    def _longest_s(self, num_bytes: Optional[int]) -> float:
+        if num_bytes is None:
+            return max(self._total_timeout_s, _UNKNOWN_SIZE_TIMEOUT_S)
+        return max(self._total_timeout_s, num_bytes / _SLOWEST_BYTES_PER_S)
 
 
 class ProgressLine:
@@ -149,9 +181,11 @@ class ProgressLine:
         if now < self._next_s or not self._stream.isatty():
             return
         self._next_s, self._is_shown = now + _PROGRESS_INTERVAL_S, True
-        share = f"{num_done / num_bytes:.0%}".replace("%", " %")
-        sizes = f"{num_done / 1e6:.1f} of {num_bytes / 1e6:.1f} MB"
-        self._write(f"\r{self._name}: {sizes}, {share}\x1b[K")
+        sizes = f"{num_done / 1e6:.1f} MB"
+        if num_bytes:
+            share = f"{num_done / num_bytes:.0%}".replace("%", " %")
+            sizes = f"{num_done / 1e6:.1f} of {num_bytes / 1e6:.1f} MB, {share}"
+        self._write(f"\r{self._name}: {sizes}\x1b[K")
 
     def close(self) -> None:
         """Wipe the line."""

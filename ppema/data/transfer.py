@@ -17,6 +17,8 @@ THREAD_NAME = "ppema-download"
 
 _CHUNK_BYTES = 1 << 16
 _MAX_ANSWER = 200
+# Of a body whose size is not known before; more is no file that anybody waits for.
+_MOST_BYTES = 1 << 36
 # Two classes until Python 3.10, one since.
 _TIMEOUTS = (TimeoutError, socket.timeout)
 _ANSWERED = None
@@ -37,15 +39,25 @@ class Transfer:
 
     Neither name look-up nor TLS nor a server that sends a byte now and then heeds a socket's
     timeout; a thread that is no longer waited for bounds them all.
+
+    Args:
+        url: http or https.
+        num_bytes: that the body must have; None for as many as the server announces.
+        socket_timeout_s: for each read.
     """
 
-    def __init__(self, url: str, num_bytes: int, socket_timeout_s: float) -> None:
+    def __init__(self, url: str, num_bytes: Optional[int], socket_timeout_s: float) -> None:
         # A body longer than expected is not read to its end, hence no bound on the queue.
         self._items: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self._is_abandoned = threading.Event()
         self._num_received, self._num_bytes = 0, num_bytes
         arguments = (url, num_bytes, socket_timeout_s)
         threading.Thread(target=self._run, args=arguments, name=THREAD_NAME, daemon=True).start()
+
+    @property
+    def num_bytes(self) -> Optional[int]:
+        """Return how many bytes the body has, None where that is known by nobody."""
+        return self._num_bytes
 
     def wait_for_answer(self, timeout_s: float) -> None:
         """Wait until the headers are in.
@@ -70,7 +82,8 @@ class Transfer:
         Raises:
             MirrorError: they do not come, or not in time.
         """
-        where = f"after {self._num_received} of {self._num_bytes} bytes"
+        of = "" if self._num_bytes is None else f" of {self._num_bytes}"
+        where = f"after {self._num_received}{of} bytes"
         left_s = end - time.monotonic()
         try:
             if left_s <= 0:
@@ -90,13 +103,14 @@ class Transfer:
         """Let the thread end at its next chunk."""
         self._is_abandoned.set()
 
-    def _run(self, url: str, num_bytes: int, socket_timeout_s: float) -> None:
+    def _run(self, url: str, num_bytes: Optional[int], socket_timeout_s: float) -> None:
         try:
             request = urllib.request.Request(url, headers={"User-Agent": "ppema"})
             with _opener().open(request, timeout=socket_timeout_s) as response:
-                _check_headers(response, num_bytes)
+                # Before the answer is said to be in, so that who waits for it can read it.
+                self._num_bytes = _check_headers(response, num_bytes)
                 self._items.put(_ANSWERED)
-                num_left = num_bytes + 1
+                num_left = (_MOST_BYTES if self._num_bytes is None else self._num_bytes) + 1
                 while num_left > 0 and not self._is_abandoned.is_set():
                     chunk = response.read1(min(_CHUNK_BYTES, num_left))
                     self._items.put(chunk)
@@ -143,10 +157,15 @@ def _opener() -> urllib.request.OpenerDirector:
     return opener
 
 
-def _check_headers(response: Any, num_bytes: int) -> None:
+def _check_headers(response: Any, num_bytes: Optional[int]) -> Optional[int]:
+    """Return how many bytes will come: as expected, or as announced."""
     announced = response.headers.get("Content-Length")
+    if num_bytes is None:
+        is_number = announced is not None and announced.strip().isdecimal()
+        return int(announced) if is_number else None
     if announced is not None and announced.strip() != str(num_bytes):
         raise MirrorError(f"announces {announced} bytes, expected {num_bytes}")
+    return num_bytes
 
 
 def _as_mirror_error(error: BaseException) -> MirrorError:

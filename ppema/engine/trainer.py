@@ -74,7 +74,8 @@ class Trainer:
             `num_batches(start)` tells how many.
         averages: updated after each step that moved the weights, by name.
         hooks: called in this order.
-        lr_scheduler: stepped once per step; None for a constant rate.
+        lr_scheduler: stepped once per step; None for a constant rate. One with `takes_loss` is
+            told the loss of each step by `observe` before.
         accumulate_steps: batches whose gradients make one step.
         non_finite: a NaN or Inf in a gradient ends the run (error) or leaves the step out (skip).
         max_skips: steps left out in a row before the run ends all the same.
@@ -191,6 +192,8 @@ class Trainer:
         self._update_averages(has_moved and self._is_admitted(figures))
         self.rate = float(self.optimizer.get_lr())
         if self.lr_scheduler is not None:
+            if has_moved and getattr(self.lr_scheduler, "takes_loss", False):
+                self.lr_scheduler.observe(_mean_loss(figures))
             self.lr_scheduler.step()
         self.step += 1
         self.step_in_epoch += 1
@@ -245,8 +248,7 @@ class Trainer:
         """Ask the gate, where there is one, about the mean loss of a step."""
         if self.gate is None:
             return True
-        loss = sum(count * float(loss) for count, loss, _ in figures)
-        is_admitted = self.gate.admits(loss / sum(count for count, *_ in figures))
+        is_admitted = self.gate.admits(_mean_loss(figures))
         # A limit that is too low must not fill the log.
         if not is_admitted and (
             self.gate.num_left_out <= _LEFT_OUT_SHOWN or self.gate.num_left_out % 100 == 0
@@ -339,6 +341,12 @@ class Trainer:
         if self.skips_in_a_row > self._max_skips:
             raise NonFiniteError(f"{text}, {self.skips_in_a_row} steps in a row")
         logger.warning("%s; the step is left out", text)
+
+
+def _mean_loss(figures: Sequence[tuple[int, Any, Any]]) -> float:
+    """Return the mean loss of an image of a step; waits for the device."""
+    loss = sum(count * float(loss) for count, loss, _ in figures)
+    return loss / sum(count for count, *_ in figures)
 
 
 def _moving_buffers(model: Any) -> list[tuple[str, Any]]:

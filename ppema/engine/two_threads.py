@@ -17,8 +17,14 @@ from ..averaging.helper_thread import HelperThread, Job
 
 # Where the layers are that hold nothing but weights, and whose eval mode writes to none of them.
 _PLAIN_MODULES = frozenset(
-    f"paddle.nn.layer.{name}"
-    for name in ("activation", "common", "container", "conv", "loss", "norm", "pooling")
+    {
+        *(
+            f"paddle.nn.layer.{name}"
+            for name in ("activation", "common", "container", "conv", "loss", "norm", "pooling")
+        ),
+        # The sequences that Paddle's networks are made of.
+        "paddle.vision.ops",
+    }
 )
 _PLAIN_MODELS = ("paddle.vision.models.", "ppema.models")
 # One at work and one waiting, so that the helper never waits for the caller's own batch to end.

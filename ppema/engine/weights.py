@@ -43,13 +43,21 @@ class Weights:
         Raises:
             CheckpointError: a file is damaged, or does not fit; the model is untouched then.
         """
+        source = str(self.file)
+        if self.checkpoint is not None:
+            source = f"{self.checkpoint.path.name}/{_file_of(name)}"
+        load_strictly(model, self.read(name), source)
+
+    def read(self, name: str) -> Mapping[str, Any]:
+        """Return one of the sets, by structured name.
+
+        Raises:
+            CheckpointError: a file is damaged.
+        """
         if self.checkpoint is None:
             assert self.file is not None
-            load_strictly(model, read_weight_file(self.file), str(self.file))
-            return
-        file = MODEL_FILE if name == RAW else average_file(name)
-        source = f"{self.checkpoint.path.name}/{file}"
-        load_strictly(model, self.checkpoint.read(file), source)
+            return read_weight_file(self.file)
+        return self.checkpoint.read(_file_of(name))
 
 
 def find_weights(weights: Optional[str], run_folder: Path, average: str) -> Weights:
@@ -84,6 +92,10 @@ def find_weights(weights: Optional[str], run_folder: Path, average: str) -> Weig
     )
     winner = checkpoint.manifest["winner"]
     return Weights(described, names, checkpoint.manifest, winner, checkpoint, None)
+
+
+def _file_of(name: str) -> str:
+    return MODEL_FILE if name == RAW else average_file(name)
 
 
 def _find_in_run(folder: Path) -> tuple[Checkpoint, str]:

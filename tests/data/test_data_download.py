@@ -461,3 +461,57 @@ def test_terminal_that_went_away_is_no_fault():
     line = ProgressLine(Gone(), "f.gz", wait_s=0)
     line(1, 4)
     line.close()
+
+
+def without_length(body):
+    def answer(handler):
+        handler.send_response(200)
+        handler.end_headers()
+        handler.wfile.write(body)
+
+    return answer
+
+
+def fetch(downloader, target, url, **expected):
+    progress = []
+    downloader.download(
+        *([url], target, None, None), lambda done, of: progress.append((done, of)), **expected
+    )
+    return progress
+
+
+def test_a_file_of_unknown_size_arrives_whole_with_and_without_an_announcement(
+    mirror, target, downloader
+):
+    mirror.files.update(f=BODY, g=without_length(BODY))
+    for name, size in (("f", len(BODY)), ("g", 0)):
+        progress = fetch(downloader, target, mirror.url + name)
+        assert progress[-1] == (len(BODY), size)
+        assert target.read_bytes() == BODY
+        assert leftovers(target) == ["file.gz"]
+        target.unlink()
+
+
+@pytest.mark.parametrize(
+    ("name", "expected", "answer"),
+    [
+        ("f", {"sha256": "0" * 64}, "sent a file with sha256 [0-9a-f]{64}, expected 0{64}"),
+        ("g", {"sha256": "0" * 64}, "sent a file with sha256 [0-9a-f]{64}, expected 0{64}"),
+        ("short", {}, f"ended after 10 of {len(BODY)} bytes"),
+        ("silent", {}, f"silent for 0.3 s after 10 of {len(BODY)} bytes"),
+    ],
+)
+def test_a_file_of_unknown_size_that_is_not_whole_or_not_it_leaves_nothing(
+    mirror, target, downloader, name, expected, answer
+):
+    mirror.files.update(f=BODY, g=without_length(BODY), silent=silent(BODY[:10], len(BODY)))
+    mirror.files["short"] = lambda handler: send(handler, BODY[:10], len(BODY))
+    with pytest.raises(MirrorsFailedError, match=answer):
+        fetch(downloader, target, mirror.url + name, **expected)
+    assert leftovers(target) == []
+
+
+def test_progress_line_shows_what_is_done_of_a_size_that_nobody_knows():
+    terminal = Terminal()
+    ProgressLine(terminal, "f.gz", wait_s=0)(1_000_000, 0)
+    assert terminal.getvalue() == "\rf.gz: 1.0 MB\x1b[K"

@@ -22,7 +22,8 @@ from ppema.engine.snapshots import SnapshotHook
 from ppema.engine.trainer import Hook
 from ppema.errors import CheckpointError, ConfigError, NonFiniteError
 from ppema.metrics import Evaluation
-from ppema.optim import OPTIMIZERS, SCHEDULERS
+from ppema.optim import OPTIMIZERS, spare_from_decay
+from ppema.schedules import SCHEDULERS
 
 pytestmark = pytest.mark.reliability
 
@@ -98,6 +99,12 @@ SCHEDULES = {
     "NaturalExpDecay": {"gamma": 0.1},
     "PolynomialDecay": {"decay_steps": 8},
     "StepDecay": {"step_size": 3},
+    "CyclicLR": {"max_learning_rate": 0.02, "step_size_up": 2, "step_size_down": 5},
+    "NoamDecay": {"d_model": 16, "warmup_steps": 4},
+    "OneCycleLR": {"total_steps": 10, "phase_pct": 0.4},
+    "PiecewiseDecay": {"boundaries": [2, 5], "values": [0.01, 0.005, 0.001]},
+    # Looks after steps 2, 4, …: the run stops between two of them.
+    "ReduceOnPlateau": {"every": 2, "patience": 0, "threshold": 0.5},
 }
 
 
@@ -143,8 +150,14 @@ def test_a_schedule_takes_a_changed_rate_from_the_config(tmp_path):
 def test_every_optimizer_goes_on_where_it_was(tmp_path, name):
     def change(trainer):
         arguments = {"parameters": trainer.model.parameters(), "learning_rate": 0.01}
+        arguments["grad_clip"] = paddle.nn.ClipGradByGlobalNorm(1.0)
         if name == "ASGD":
             arguments["batch_num"] = 2
+        if name != "Rprop":
+            arguments["lamb_weight_decay" if name == "Lamb" else "weight_decay"] = 0.1
+            arguments.update(
+                spare_from_decay(OPTIMIZERS[name], arguments, trainer.model, ["*.bias"])
+            )
         trainer.lr_scheduler = None
         trainer.optimizer = OPTIMIZERS[name](**arguments)
 

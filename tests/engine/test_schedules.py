@@ -11,7 +11,7 @@ from ppema import SWALR, CyclicSWALR
 from ppema.engine.run_state import restore
 from ppema.engine.trainer import Hook
 from ppema.errors import CheckpointError
-from ppema.optim import SCHEDULERS, takes_schedule
+from ppema.schedules import SCHEDULERS, takes_schedule
 
 CHAINS = {
     "warmup of cosine": lambda: lr.LinearWarmup(lr.CosineAnnealingDecay(0.02, 7), 3, 0.0, 0.02),

@@ -127,7 +127,11 @@ def test_a_loss_of_the_user_s_own_gets_one_thread():
 
 
 def test_the_models_that_come_with_ppema_may_take_two():
-    assert all(allowed(make(num_classes=10)) for make in MODELS.values())
+    required = {"ResNet": {"block": "BasicBlock"}, "SqueezeNet": {"version": "1.1"}}
+    # Without drawing the weights, which takes a hundred times as long.
+    with paddle.LazyGuard():
+        made = {name: make(**required.get(name, {})) for name, make in MODELS.items()}
+    assert [name for name, model in made.items() if not allowed(model)] == []
 
 
 @pytest.mark.parametrize("cores", [{0}, {0, 1}])

@@ -222,7 +222,7 @@ def test_a_part_that_cannot_be_built_gives_its_line_and_2(refuse, content, messa
             "Model (LeNet) gives [2,16,5,5] for 2 images, and the data have 10 classes: [2,10] is "
             "needed",
         ),
-        ("Loss.reduction=none", "Loss (CrossEntropyLoss) gives [2], not one number"),
+        ("Loss.reduction=none", "Loss.reduction must be mean: all figures are means over images"),
         # The rest of these lines is Paddle's.
         ("Loss.axis=7", "Loss (CrossEntropyLoss): "),
         ("Loss.soft_label=true", "Loss (CrossEntropyLoss): "),
