@@ -26,6 +26,7 @@ import os
 import signal
 import struct
 import sys
+import threading
 import warnings
 from multiprocessing import connection
 from typing import Any, Callable, Iterator, NamedTuple, Sequence
@@ -102,6 +103,9 @@ class BatchWorkers:
         # Killed, since one may be stuck in a sample, and the loader would wait for it.
         for worker in self._workers:
             worker.kill()
+        # A worker that dies while it looks at this event keeps its lock, and the loader would wait
+        # for that for ever, to tell workers that are gone.
+        self._iterator._workers_done_event = threading.Event()
         # Its thread holds the iterator, which thus never ends by itself.
         self._iterator._try_shutdown_all()
         self._done_end.close()

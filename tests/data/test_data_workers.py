@@ -51,6 +51,16 @@ def kill_oneself():
     os.kill(os.getpid(), signal.SIGKILL)
 
 
+@pytest.mark.timeout(30)
+def test_an_epoch_can_be_left_though_a_worker_died_with_the_loader_s_lock():
+    batches = reader(Images()).batches(1)
+    next(batches)
+    (owner,) = (obj for obj in gc.get_objects() if isinstance(obj, workers.BatchWorkers))
+    # As a worker leaves it that is killed while it asks whether it is to end.
+    owner._iterator._workers_done_event._cond.acquire()
+    batches.close()
+
+
 @pytest.mark.parametrize("num_workers", [1, 2])
 @pytest.mark.parametrize(
     ("die", "text"),
