@@ -8,14 +8,19 @@ import paddle
 
 from ..averaging import AVERAGES, ArgumentError, WeightAverage
 from ..config import Choices, Config, Named, load_config
-from ..data import DATASETS
+from ..data import DATASETS, paddle_transforms
 from ..models import MODELS
 from ..optim import LOSSES, OPTIMIZERS, SCHEDULERS
+
+# `keys` is for boxes and masks beside the image.
+_TRANSFORMS = Choices(paddle_transforms(), given=frozenset({"keys"}), is_open=True)
 
 # The classes that each section of a config may name.
 CATALOG: Mapping[str, Choices] = {
     "TrainDataset": Choices(DATASETS),
     "EvalDataset": Choices(DATASETS),
+    "TrainReader.transforms": _TRANSFORMS,
+    "EvalReader.transforms": _TRANSFORMS,
     "Model": Choices(MODELS, base=paddle.nn.Layer, is_open=True),
     "Loss": Choices(LOSSES, base=paddle.nn.Layer, is_open=True),
     "Optimizer": Choices(

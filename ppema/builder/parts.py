@@ -20,6 +20,7 @@ from ..averaging import (
 from ..config import Config, Named
 from ..optim import SCHEDULERS, takes_schedule
 from .catalog import construct
+from .run_data import make_transforms, require_sizes
 
 logger = logging.getLogger(__name__)
 
@@ -162,6 +163,9 @@ def check(config: Config) -> None:
     model = make_model(config)
     make_loss(config)
     make_gate(config)
+    require_sizes(config)
+    make_transforms(config, "TrainReader")
+    make_transforms(config, "EvalReader")
     # Without data the steps of an epoch are not known; that a duration is one can be checked.
     run = run_length(config, steps_per_epoch=1000)
     make_optimizer(config, model, run)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
-from typing import Optional
+from typing import Any, Iterator, Optional
 
 from ..checkpoint import Checkpoint, CheckpointStore
 from ..config import Config
@@ -136,7 +136,16 @@ def describe_run(
         logger.info("starting: %d epochs, %s steps", config.epoch, f"{num_steps:,}")
         return
     logger.info("continuing %s after step %s of %s", start.path, start.step, num_steps)
-    before = start.manifest["config_values"]
-    for key, value in config.values().items():
-        if before.get(key) != value:
-            logger.info("changed since then: %s was %s, is %s", key, before.get(key), value)
+    for key, was, value in _changes("", start.manifest["config_values"], config.values()):
+        logger.info("changed since then: %s was %s, is %s", key, was, value)
+
+
+def _changes(path: str, before: Any, after: Any) -> Iterator[tuple[str, Any, Any]]:
+    """Yield the keys whose values differ, the innermost ones, with both values."""
+    if not (isinstance(before, dict) and isinstance(after, dict)):
+        if before != after:
+            yield path, before, after
+        return
+    for key in [*after, *(key for key in before if key not in after)]:
+        inner = f"{path}.{key}" if path else key
+        yield from _changes(inner, before.get(key), after.get(key))

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any, Callable, Optional, Sequence
 
 import paddle
 
 from ..config import Config
+from ..data import Dataset
 from ..engine.trainer import Trainer
+from ..errors import ConfigError
 from .catalog import reason_of
-from .run_data import RunData, make_trial_reader
+from .image_keys import said_of_images
+from .run_data import RunData, make_trial_reader, transformed
+
+logger = logging.getLogger(__name__)
 
 
 def try_one_batch(config: Config, trainer: Trainer, data: RunData) -> None:
@@ -23,13 +29,17 @@ def try_one_batch(config: Config, trainer: Trainer, data: RunData) -> None:
     """
     model, dataset = trainer.model, data.train
     generators = paddle.get_rng_state()
+    # As the reader of the training data has transformed them.
+    image, label = _first_batch(trainer.reader.dataset)
+    eval_image, _ = _first_batch(transformed(config, data.eval, "EvalReader"))
+    is_other = eval_image.shape[1:] != image.shape[1:]
     model.eval()
-    batch = next(make_trial_reader(dataset, num_images=2).batches(1))
-    image, label = paddle.to_tensor(batch.image), paddle.to_tensor(batch.label)
     try:
         with paddle.no_grad():
-            logits = _attempt(config, "Model", config.Model.name, lambda: model(image))
+            logits = _run_model(config, model, image, "Train")
             _require_logits(config, logits, len(label), dataset.class_names)
+            if is_other:
+                _run_model(config, model, eval_image, "Eval")
             loss = _attempt(
                 config, "Loss", config.Loss.name, lambda: trainer.loss_fn(logits, label)
             )
@@ -40,6 +50,17 @@ def try_one_batch(config: Config, trainer: Trainer, data: RunData) -> None:
     finally:
         model.train()
         paddle.set_rng_state(generators)
+    if is_other:
+        logger.warning(
+            "in training %s; in evaluation %s; is that meant?",
+            said_of_images(config, "Train", image.shape[1:]),
+            said_of_images(config, "Eval", eval_image.shape[1:]),
+        )
+
+
+def _first_batch(dataset: Dataset) -> tuple[Any, Any]:
+    batch = next(make_trial_reader(dataset, num_images=2).batches(1))
+    return paddle.to_tensor(batch.image), paddle.to_tensor(batch.label)
 
 
 def _require_logits(
@@ -57,6 +78,14 @@ def _require_logits(
             f"{gives}, and the data have {len(class_names)} classes: "
             f"[{num_images},{len(class_names)}] is needed",
         )
+
+
+def _run_model(config: Config, model: Any, image: Any, part: str) -> Any:
+    """Return the logits; an error says which images they are, and what decides that."""
+    try:
+        return _attempt(config, "Model", config.Model.name, lambda: model(image))
+    except ConfigError as error:
+        raise ConfigError(f"{error}; {said_of_images(config, part, image.shape[1:])}") from error
 
 
 def _attempt(config: Config, path: str, name: str, call: Callable[[], Any]) -> Any:
