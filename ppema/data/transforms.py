@@ -30,9 +30,6 @@ class TransformFault(DataError):
         super().__init__(text)
         self.path = path
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        return TransformFault, (self.path, str(self))
-
 
 class Step(NamedTuple):
     """One transform: where the config names it, the name, and the object that is called."""
