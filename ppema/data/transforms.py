@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import DataError
-from .dataset import ArrayDataset, Scale
+from .dataset import ArrayDataset, Scale, scale_fault
 from .paddle_transforms import adapted
 from .picture import MODES, is_picture, to_array, to_picture
 from .samples import SampleDataset, described, read_sample, reason_of
@@ -134,6 +134,12 @@ def transform_samples(
         image, _ = transformed[0]
         # A mean is for pixels; floats are fed as they are, of however many channels.
         scale = (dataset.mean, dataset.std) if image.dtype == np.uint8 else (0.0, 1.0)
+        fault = scale_fault(*scale, num_channels=image.shape[0])
+        if fault is not None:
+            raise DataError(
+                f"{dataset.source}: {fault}; let the transforms end with one that makes floats, "
+                "such as {name: Normalize, mean: 127.5, std: 127.5}"
+            )
         result = SampleDataset(
             samples=transformed,
             num_samples=len(dataset),

@@ -236,7 +236,12 @@ def test_a_mean_for_each_channel_is_for_bytes_of_so_many_channels_only():
     dataset = replace(memory(), mean=(1.0, 2.0, 3.0), std=(4.0, 5.0, 6.0))
     grey = of_paddle.Grayscale()
     assert transform_samples(dataset, make(grey, of_paddle.ToTensor())).image_shape == (1, 8, 10)
-    assert "for 1 channels" in fault(transform_samples, dataset, make(grey))
+    assert fault(transform_samples, dataset, make(grey)) == (
+        "noise: mean (1.0, 2.0, 3.0) and std (4.0, 5.0, 6.0) for 1 channels; let the transforms "
+        "end with one that makes floats, such as {name: Normalize, mean: 127.5, std: 127.5}"
+    )
+    scaled = make(grey, of_paddle.Normalize(127.5, 127.5))
+    assert transform_samples(dataset, scaled).image_shape == (1, 8, 10)
 
 
 def test_a_user_s_dataset_is_transformed_too():

@@ -179,7 +179,12 @@ FAULTS = [
     ),
     (
         readers("{name: CenterCrop, size: 20}"),
-        "Model (LeNet): ",
+        "; the images are [1,20,20] by TrainReader.transforms",
+    ),
+    (
+        "Model: {name: paddle.nn.Conv2D, in_channels: 3, out_channels: 10, kernel_size: 28}",
+        "; the images are [1,28,28]; TrainReader.transforms can make others of them, by Resize and "
+        "Grayscale",
     ),
 ]
 
