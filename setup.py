@@ -23,8 +23,8 @@ setup(
         # Updates at the speed of memory; without it NumPy computes the same bits.
         "fast": ["numba"],
         "test": [
-            *("pytest", "pytest-timeout", "jsonschema", "ruff", "mypy", "types-PyYAML"),
-            "numba",
+            *("pytest", "pytest-timeout", "pytest-xdist", "jsonschema", "numba"),
+            *("ruff", "mypy", "types-PyYAML"),
         ],
     },
     classifiers=[

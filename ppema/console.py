@@ -7,14 +7,16 @@ import contextlib
 import ctypes
 import logging
 import os
+import signal
 import sys
 import traceback
 import warnings
+from types import FrameType
 from typing import Any, Callable, Optional, Sequence
 
 from .errors import ConfigError, PpemaError
 
-_INTERRUPTED = 130
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _TRACEBACK = "PPEMA_TRACEBACK"
 _FORMAT = "[%(asctime)s] %(name)s %(levelname)s: %(message)s"
 _TIME = "%m/%d %H:%M:%S"
@@ -25,7 +27,11 @@ _TRIM_THRESHOLD = 1 << 30
 
 
 def run_tool(main: Callable[[Sequence[str]], int]) -> None:
-    """Call `main` with the arguments, and exit with its code; an error is one line on stderr."""
+    """Call `main` with the arguments, and exit with its code; an error is one line on stderr.
+
+    So is a signal that comes where no step of a training run is to be saved.
+    """
+    _handle_signals()
     # Paddle warns at import that ccache is missing, which matters to nobody here.
     warnings.filterwarnings("ignore", message="No ccache found", category=UserWarning)
     # Paddle's own, at each run of a network with BatchNorm.
@@ -36,8 +42,9 @@ def run_tool(main: Callable[[Sequence[str]], int]) -> None:
         code = main(sys.argv[1:])
     except PpemaError as error:
         code = _fail(str(error), error.exit_code)
-    except KeyboardInterrupt:
-        code = _fail("interrupted", _INTERRUPTED)
+    except KeyboardInterrupt as interrupt:
+        received = interrupt.received if isinstance(interrupt, _Interrupted) else signal.SIGINT
+        code = _fail(f"interrupted by {received.name}", 128 + received)
     except BrokenPipeError:
         # The reader of our output went away; what it did not read is of no use to it.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -50,8 +57,25 @@ def run_tool(main: Callable[[Sequence[str]], int]) -> None:
             raise
         code = _fail(f"{_where(error)}{type(error).__name__}: {_first_line(error)}", 1)
     finally:
+        # What is left is Python's own end, from which an exception would come as a page.
+        _reset_signals()
         log_to()
     sys.exit(code)
+
+
+def import_paddle() -> None:
+    """Import Paddle, for a second in which a signal must not raise: it could surface anywhere.
+
+    SIGINT ends the process at once and in silence. For SIGTERM Paddle sets a handler of its own,
+    which prints a page: it waits until ours is back.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    try:
+        import paddle  # noqa: F401
+    finally:
+        _handle_signals()
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
 
 
 class ArgumentParser(argparse.ArgumentParser):
@@ -137,6 +161,34 @@ class Screen(logging.StreamHandler):  # type: ignore[type-arg]
         if not isinstance(error, (OSError, ValueError)):
             raise
         self.setStream(open(os.devnull, "w"))  # noqa: SIM115
+
+
+class _Interrupted(KeyboardInterrupt):
+    """A signal came; no handler of `Exception` takes this for an error of its own."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__()
+        self.received = signal.Signals(number)
+
+
+def _handle_signals() -> None:
+    """Let the first signal unwind the tool, which clears up after itself, and a second end it."""
+    process = os.getpid()
+
+    def interrupt(number: int, frame: Optional[FrameType]) -> None:
+        if os.getpid() != process:
+            # A worker that was forked just now has nothing to clear up, and nothing to say.
+            os._exit(128 + number)
+        _reset_signals()
+        raise _Interrupted(number)
+
+    for number in _SIGNALS:
+        signal.signal(number, interrupt)
+
+
+def _reset_signals() -> None:
+    for number in _SIGNALS:
+        signal.signal(number, signal.SIG_DFL)
 
 
 def _keep_freed_memory() -> None:

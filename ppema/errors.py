@@ -21,6 +21,10 @@ class DataError(PpemaError):
     exit_code = 3
 
 
+class OtherDataError(DataError):
+    """The data are not those of the run that is to go on."""
+
+
 class CheckpointError(PpemaError):
     """A checkpoint or a weight file is missing, damaged or does not fit."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -52,3 +53,67 @@ def test_freed_memory_is_used_again_unless_the_user_says_otherwise():
     assert num_faults() < PAGES / 10
     # Every block of 64 KiB and more straight from the system.
     assert num_faults(MALLOC_MMAP_THRESHOLD_="65536") > PAGES / 2
+
+
+# A tool that sends itself a signal; its Paddle takes SIGTERM for itself, as the real one does.
+SIGNALLED = """
+import atexit, os, signal, sys, time
+from ppema.console import import_paddle, run_tool
+
+def send():
+    os.kill(os.getpid(), {number})
+
+def main(argv):
+    {body}
+    time.sleep(5)
+    return 0
+
+run_tool(main)
+"""
+OWN_PADDLE = """
+import os, signal
+signal.signal(signal.SIGTERM, lambda *_: os.write(2, b"a page\\n"))
+if os.environ["DURING_IMPORT"]:
+    os.kill(os.getpid(), int(os.environ["DURING_IMPORT"]))
+"""
+UNWINDING = "try: send()\n    finally: send()"
+CHILD = "os.fork() or send(); print(os.waitstatus_to_exitcode(os.wait()[1])); return 0"
+
+
+def signalled(folder, number, body, during_import=""):
+    """Return the exit code and what was said on stderr."""
+    folder.joinpath("paddle.py").write_text(OWN_PADDLE)
+    path = f"{folder}:{Path(__file__).resolve().parents[1]}"
+    found = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", SIGNALLED.format(number=int(number), body=body)],
+        env={**os.environ, "PYTHONPATH": path, "DURING_IMPORT": str(during_import)},
+        capture_output=True,
+        text=True,
+    )
+    return found.returncode, found.stderr, found.stdout
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("body", ["send()", "import_paddle(); send()"])
+def test_a_signal_ends_a_tool_with_one_line(tmp_path, number, body):
+    line = f"interrupted by {number.name}\n"
+    assert signalled(tmp_path, number, body) == (128 + number, line, "")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("body", [UNWINDING, "atexit.register(send); return 0"])
+def test_a_second_signal_or_one_at_python_s_own_end_says_nothing(tmp_path, number, body):
+    assert signalled(tmp_path, number, body) == (-number, "", "")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_worker_forked_just_now_ends_without_a_word(tmp_path, number):
+    # The child is the one that sends, to itself.
+    assert signalled(tmp_path, number, CHILD) == (0, "", f"{128 + number}\n")
+
+
+def test_signals_while_paddle_is_imported_surface_nowhere(tmp_path):
+    found = signalled(tmp_path, 0, "import_paddle()", int(signal.SIGINT))
+    assert found == (-signal.SIGINT, "", "")
+    found = signalled(tmp_path, 0, "import_paddle()", int(signal.SIGTERM))
+    assert found == (128 + signal.SIGTERM, "interrupted by SIGTERM\n", "")

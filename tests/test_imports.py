@@ -27,10 +27,13 @@ ALLOWED = {
     "metrics": set(),
     "plots": {"checkpoint", "errors"},
     "console": {"errors"},
+    "run_lock": {"errors"},
     "config": {"errors"},
     "data": {"errors"},
     "checkpoint": {"errors", "averaging"},
-    "engine": {"errors", "averaging", "checkpoint", "fast_cpu", "metrics", "plots"},
+    "engine": {
+        *("errors", "averaging", "checkpoint", "fast_cpu", "metrics", "plots", "run_lock"),
+    },
     "hapi": {"errors", "averaging", "checkpoint"},
     "builder": {
         *("errors", "averaging", "checkpoint", "config", "data", "engine", "models", "optim"),

@@ -35,6 +35,14 @@ def test_only_what_has_not_passed_is_run_again(monkeypatch, tmp_path):
     assert (sums["passed"], sums["kills"], "failed" in sums) == (2, 7, False)
 
 
+def test_of_the_slowest_the_largest_is_told(monkeypatch, tmp_path):
+    monkeypatch.setenv(RESULTS, str(tmp_path / "results.jsonl"))
+    for case, seconds in enumerate((0.25, 0.5, 0.125)):
+        with recorded("fuzz", case) as figures:
+            figures["slowest_s"] = seconds
+    assert totals(read())["fuzz"]["slowest_s"] == 0.5
+
+
 def test_a_line_that_a_kill_tore_is_run_again_and_swallows_no_other(monkeypatch, tmp_path):
     path = tmp_path / "results.jsonl"
     monkeypatch.setenv(RESULTS, str(path))

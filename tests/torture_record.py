@@ -59,7 +59,10 @@ def read():
 
 
 def totals(records):
-    """Return, by suite, the passed cases, the seconds and the sums of all figures counted."""
+    """Return, by suite, the passed cases, the seconds and the sums of all figures counted.
+
+    Of a figure whose name begins with slowest_ it is the largest.
+    """
     # Of a case that failed at first only the last line counts.
     last = {(r["suite"], r["case"]): r for r in records}
     sums = {}
@@ -68,7 +71,8 @@ def totals(records):
         counted["passed" if record["passed"] else "failed"] += 1
         for name, value in record.items():
             if type(value) in (int, float) and name not in ("case", "passed"):
-                counted[name] += value
+                is_peak = name.startswith("slowest_")
+                counted[name] = max(counted[name], value) if is_peak else counted[name] + value
     return {suite: dict(counted) for suite, counted in sums.items()}
 
 
@@ -88,4 +92,4 @@ def _append(suite, case, started, figures):
 if __name__ == "__main__":
     os.environ[RESULTS] = sys.argv[1]
     for name, sums in sorted(totals(read()).items()):
-        print(name, json.dumps({key: round(value, 1) for key, value in sums.items()}))
+        print(name, json.dumps({key: round(value, 3) for key, value in sums.items()}))

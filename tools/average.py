@@ -8,7 +8,7 @@ import logging
 from pathlib import Path
 from typing import Any, Mapping, Optional, Sequence
 
-from ppema.console import ArgumentParser, Screen, log_to, run_tool
+from ppema.console import ArgumentParser, Screen, import_paddle, log_to, run_tool
 from ppema.errors import ConfigError
 
 logger = logging.getLogger("ppema.average")
@@ -94,7 +94,8 @@ def posthoc(argv: Sequence[str]) -> int:
     """Make averages of a run's snapshots; evaluate them, and write the best."""
     arguments = posthoc_arguments(argv)
     _require_free(arguments.output, arguments.overwrite, (".pdparams", ".json", ".png"))
-    # Imported once the arguments are right: Paddle takes a second.
+    # Once the arguments are right: it takes a second.
+    import_paddle()
     from ppema import builder
     from ppema.engine.posthoc import SnapshotSet, try_targets, verify
     from ppema.engine.resume import find_checkpoint
@@ -162,6 +163,7 @@ def soup(argv: Sequence[str]) -> int:
     if output.resolve() in {Path(file).resolve() for file in arguments.files}:
         raise ConfigError(f"{output} goes into the soup; name another --output")
     _require_free(output, arguments.overwrite, (".pdparams", ".json"))
+    import_paddle()
     from ppema.checkpoint import replace_weight_file
     from ppema.engine.soup import cook_uniformly, has_batch_norm, read_ingredients
 

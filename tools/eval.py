@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Sequence
 
-from ppema.console import ArgumentParser, Screen, log_to, run_tool
+from ppema.console import ArgumentParser, Screen, import_paddle, log_to, run_tool
 
 
 def main(argv: Sequence[str]) -> int:
@@ -18,7 +18,8 @@ def main(argv: Sequence[str]) -> int:
     )
     arguments = parser.parse_args(argv)
     log_to(Screen())
-    # Imported once the arguments are right: Paddle takes a second.
+    # Once the arguments are right: it takes a second.
+    import_paddle()
     from ppema import builder
     from ppema.engine.evaluate import evaluate, table
     from ppema.engine.weights import find_weights

@@ -7,7 +7,7 @@ import logging
 import sys
 from typing import Any, Sequence
 
-from ppema.console import ArgumentParser, Screen, log_to, parse_bool, run_tool
+from ppema.console import ArgumentParser, Screen, import_paddle, log_to, parse_bool, run_tool
 
 logger = logging.getLogger("ppema.train")
 
@@ -23,6 +23,17 @@ def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
         help="continue: a run folder, a checkpoint, or auto (this run's newest, if any)",
     )
     parser.add_argument(
+        "--accept",
+        nargs="+",
+        action="extend",
+        default=[],
+        choices=("model", "optimizer", "schedule", "data"),
+        metavar="PART",
+        help="with -r, go on although this is another one than the checkpoint's: model (where all "
+        "weights fit), optimizer (its state starts anew), schedule (as it stands at this step), "
+        "data (the epoch starts anew)",
+    )
+    parser.add_argument(
         "--overwrite", action="store_true", help="drop the checkpoints that are in the way"
     )
     parser.add_argument(
@@ -34,6 +45,8 @@ def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
         "--check", action="store_true", help="print the merged config and where each value is from"
     )
     arguments = parser.parse_args(argv)
+    if arguments.accept and arguments.resume is None:
+        parser.error("--accept says what may differ from the checkpoint of -r; give -r too")
     if arguments.use_vdl is not None:
         arguments.opt.append(f"use_vdl={str(arguments.use_vdl).lower()}")
     if arguments.vdl_log_dir is not None:
@@ -46,18 +59,32 @@ def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
 def main(argv: Sequence[str]) -> int:
     """Train, or check the config, as the arguments say; return the exit code."""
     arguments = parse_arguments(argv)
-    # Imported once the arguments are right: Paddle takes a second.
+    if arguments.check:
+        return check(arguments)
+    from ppema.config import find_run_folder
+    from ppema.run_lock import hold_if_used
+
+    # Who comes second is told at once: Paddle, which a config's classes need, takes a second.
+    with hold_if_used(find_run_folder(arguments.config, arguments.opt)) as lock:
+        import_paddle()
+        from ppema import builder
+        from ppema.engine.run_folder import open_run_folder
+
+        config = builder.read_config(arguments.config, arguments.opt)
+        with open_run_folder(builder.run_folder(config), lock):
+            train(config, arguments)
+    return 0
+
+
+def check(arguments: argparse.Namespace) -> int:
+    """Print the merged config, where it is right; return the exit code."""
+    import_paddle()
     from ppema import builder
     from ppema.config import render
-    from ppema.engine.run_folder import open_run_folder
 
     config = builder.read_config(arguments.config, arguments.opt)
-    if arguments.check:
-        builder.check(config)
-        print(render(config), end="")
-        return 0
-    with open_run_folder(builder.run_folder(config)):
-        train(config, arguments)
+    builder.check(config)
+    print(render(config), end="")
     return 0
 
 
@@ -76,15 +103,18 @@ def train(config: Any, arguments: argparse.Namespace) -> None:
     log_to(Screen(bar.clear if bar else None), log_file)
     store = CheckpointStore(builder.run_folder(config), config.keep_checkpoint_max)
     start = resume.find_start(store, arguments.resume, arguments.overwrite)
+    anew: set[str] = set()
     if start is not None:
         if resume.is_finished(start, config.epoch):
-            resume.require_own(start, store, config.epoch)
-            resume.prepare_folder(store, start, is_done=True)
-            logger.info("%s is finished (epoch %d)", store.folder, start.manifest["epoch"])
+            resume.finish(store, start, config.epoch)
             return
-        resume.check_identity(start.manifest["identity"], builder.identity(config))
+        anew = resume.changed_parts(
+            start.manifest["identity"], builder.identity(config), arguments.accept
+        )
     place = builder.select_place(config)
-    data = builder.load_data(config, start)
+    data = load_data(config, start, "data" in arguments.accept)
+    if start is not None:
+        anew |= resume.changed_data(start.manifest["data"], data.facts())
     signals = StopSignals()
     trainer = builder.make_trainer(config, data)
     trainer.hooks = builder.make_hooks(
@@ -92,13 +122,25 @@ def train(config: Any, arguments: argparse.Namespace) -> None:
     )
     builder.try_one_batch(config, trainer, data)
     if start is not None:
-        restore(trainer, start, is_own=resume.is_of(start, store))
+        restore(trainer, start, is_own=resume.is_of(start, store), anew=anew)
     resume.prepare_folder(store, start, is_done=False)
     log_file.open(store.folder / LOG)
     (store.folder / CONFIG).write_text(config.dump(), encoding="utf-8")
     builder.describe_run(config, trainer, data, place, start)
     with signals:
         trainer.train()
+
+
+def load_data(config: Any, start: Any, accepts_others: bool) -> Any:
+    """Return the data of the run; those of another are refused with the option that takes them."""
+    from ppema import builder
+    from ppema.engine.resume import ACCEPTABLE
+    from ppema.errors import DataError, OtherDataError
+
+    try:
+        return builder.load_data(config, start, accepts_others)
+    except OtherDataError as error:
+        raise DataError(f"{error}; --accept data {ACCEPTABLE['data']}") from None
 
 
 if __name__ == "__main__":

@@ -32,7 +32,8 @@ class WeightAverage(UpdatedAverage):
             (recompute).
         include: average only the parameters whose names match one of these glob patterns.
         exclude: take the parameters that match from the live model.
-        shadow_dtype: float32 or float64; a shadow is never narrower than its weight.
+        shadow_dtype: float32 or float64; a shadow is never narrower than its weight. Take float64
+            for decays above 0.9999, where what float32 rounds off at each update adds up.
         device: where the shadows lie: cpu, gpu, gpu:N; None means where the weight lies.
 
     Raises:
@@ -69,11 +70,16 @@ class WeightAverage(UpdatedAverage):
         """Return the model whose weights are averaged."""
         return self._selection[0]
 
-    def register(self) -> None:
-        """Start again from the model's current weights, at t = 0."""
+    def register(self, num_steps: int = 0) -> None:
+        """Start again from the model's current weights, at t = 0.
+
+        Args:
+            num_steps: of the run, that were done before; to `start` and `every` they count as
+                skipped.
+        """
         self._require_raw("register()")
         self._store = ShadowStore(*self._selection)
-        self._counters = self._initial_counters()
+        self._counters = {**self._initial_counters(), "num_skipped": num_steps}
         self._movement = Movement(self._store.averages())
 
     @property
@@ -230,15 +236,15 @@ class WeightAverage(UpdatedAverage):
             raise ValueError(f"a state is a dict, got {type(state).__name__}")
         self._store.check_model()
         expected = self.state_dict()
+        if state.get("kind", type(self).__name__) != type(self).__name__:
+            # It may come from a stranger's file: a line of a message at most.
+            kind = ascii(str(state["kind"])[:80])[1:-1]
+            raise ValueError(f"the state is of {kind}, not {type(self).__name__}")
         if set(state) != set(expected):
             raise ValueError(
                 f"the state of {type(self).__name__} has the keys {', '.join(sorted(expected))}, "
                 f"got {', '.join(sorted(map(str, state))) or 'none'}"
             )
-        if state["kind"] != type(self).__name__:
-            # It may come from a stranger's file: a line of a message at most.
-            kind = ascii(str(state["kind"])[:80])[1:-1]
-            raise ValueError(f"the state is of {kind}, not {type(self).__name__}")
         counters = self._checked_counters(state)
         never_moved = require_names("never_moved", state["never_moved"])
         require_tensors(state["shadow"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import random
 from contextlib import contextmanager
 from typing import Any, Iterable, Iterator, Mapping, Optional
 
@@ -81,11 +82,15 @@ def compute_statistics(loader: Iterable[Any], model: Any, place: Any = None) -> 
 
 @contextmanager
 def _kept(model: Any) -> Iterator[None]:
-    """Put back modes, buffers of the model's own, and random numbers, whatever happens."""
+    """Put back modes, buffers of the model's own, and random numbers, whatever happens.
+
+    The generators are Paddle's, NumPy's and Python's: a forward pass may draw from any.
+    """
     modes = [(layer, layer.training) for layer in model.sublayers(include_self=True)]
     # A forward pass in train mode may count into a buffer, or put another tensor in its place.
     buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
-    generators = paddle.get_rng_state()
+    generators, of_numpy = paddle.get_rng_state(), np.random.get_state()
+    of_python = random.getstate()
     try:
         yield
     finally:
@@ -95,6 +100,8 @@ def _kept(model: Any) -> Iterator[None]:
             if name in buffers:
                 buffer.copy_(buffers[name], True)
         paddle.set_rng_state(generators)
+        np.random.set_state(of_numpy)
+        random.setstate(of_python)
 
 
 @contextmanager

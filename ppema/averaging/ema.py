@@ -84,7 +84,8 @@ class ScheduledAverage(WeightAverage):
 
     def _share_to_keep(self, t: int) -> float:
         if self.num_steps + 1 < self._start:
-            self._counters["updates_before_start"] += 1
+            # A resume may have made `start` later: what was averaged until then is left out.
+            self._counters.update(updates_before_start=t + 1, pending_decay=1.0, normalizer=0.0)
             return 0.0
         t -= int(self._counters["updates_before_start"])
         decay = self._counters["pending_decay"] * self.schedule(t)

@@ -67,10 +67,15 @@ class LatestWeightAverage(WeightAverage):
         """Return the step that takes the first snapshot."""
         return self._every
 
-    def register(self) -> None:
-        """Start again from the model's current weights, at t = 0, without snapshots."""
-        super().register()
+    def register(self, num_steps: int = 0) -> None:
+        """Start again from the model's current weights, at t = 0, without snapshots.
+
+        Args:
+            num_steps: of the run, that were done before; the next snapshot is the next due.
+        """
+        super().register(num_steps)
         self._snapshots = []
+        self._counters["last_snapshot"] = num_steps // self._every
 
     def _share_to_keep(self, t: int) -> float:
         if (self.num_steps + 1) // self._every == self._counters["last_snapshot"]:

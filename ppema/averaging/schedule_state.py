@@ -58,7 +58,8 @@ def _require_fit(schedule: Any, state: Mapping[str, Any], path: str) -> None:
 
 
 def _arguments(schedule: Any) -> set[str]:
-    return {"base_lr", *inspect.signature(type(schedule)).parameters} - {"last_epoch"}
+    # `_var_name` is an automatic name, which depends on what else this process has built.
+    return {"base_lr", "_var_name", *inspect.signature(type(schedule)).parameters} - {"last_epoch"}
 
 
 def _is_plain(value: Any) -> bool:

@@ -68,13 +68,27 @@ class StochasticWeightAverage(WeightAverage):
         """Return `start`."""
         return self._start
 
+    def register(self, num_steps: int = 0) -> None:
+        """Start again from the model's current weights, at t = 0, without points.
+
+        Args:
+            num_steps: of the run, that were done before; the next point is the next due.
+        """
+        super().register(num_steps)
+        self._counters["last_point"] = self._points_due(num_steps)
+
+    def _points_due(self, step: int) -> int:
+        return max(0, (step - self._start) // self._every + 1)
+
     def _share_to_keep(self, t: int) -> float:
         step = self.num_steps + 1
         if step < self._start:
+            # Points taken before a resume that made `start` later do not count any more.
+            self._counters["num_points"] = self._counters["last_point"] = 0
             return 0.0
-        point = (step - self._start) // self._every + 1
+        point = self._points_due(step)
         if point == self._counters["last_point"]:
-            return 1.0
+            return 1.0 if self.num_points else 0.0
         # A point whose step was skipped is taken late; those after it stay where they were due.
         self._counters["last_point"] = point
         self._counters["num_points"] += 1

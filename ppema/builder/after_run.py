@@ -64,12 +64,13 @@ def posthoc_targets(
                 sigma_rel_to_gamma(width)
             return [Target(sigma_rel=width) for width in sorted(set(widths))]
         duration = float(half_life) if _is_number(half_life) else half_life
-        return [Target(half_life=to_steps("half_life", duration, _length_of(manifest)))]
+        return [Target(half_life=to_steps("half_life", duration, length_of_run(manifest)))]
     except ArgumentError as error:
         raise ConfigError(f"--{error}") from None
 
 
-def _length_of(manifest: Mapping[str, Any]) -> RunLength:
+def length_of_run(manifest: Mapping[str, Any]) -> RunLength:
+    """Return how long the run of a manifest was to be when it was saved."""
     values, steps_per_epoch = manifest["config_values"], manifest["steps_per_epoch"]
     images_per_step = values["TrainReader"]["batch_size"] * values["accumulate_steps"]
     return RunLength(values["epoch"] * steps_per_epoch, steps_per_epoch, images_per_step)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
-from typing import Any, Iterator, Optional
+from typing import Optional
 
 from ..checkpoint import Checkpoint, CheckpointStore
 from ..config import Config
@@ -15,6 +15,7 @@ from ..engine.rng import seed_everything
 from ..engine.snapshots import SNAPSHOTS, SnapshotHook
 from ..engine.stop import StopHook, StopSignals
 from ..engine.trainer import Hook, Trainer
+from .changes import changed_values, changes_order, describe, moved_horizons
 from .parts import (
     identity,
     make_averages,
@@ -135,17 +136,20 @@ def describe_run(
     if start is None:
         logger.info("starting: %d epochs, %s steps", config.epoch, f"{num_steps:,}")
         return
-    logger.info("continuing %s after step %s of %s", start.path, start.step, num_steps)
-    for key, was, value in _changes("", start.manifest["config_values"], config.values()):
-        logger.info("changed since then: %s was %s, is %s", key, was, value)
+    end = trainer.step + trainer.steps_left
+    logger.info("continuing %s after step %s of %s", start.path, start.step, end)
+    _describe_changes(config, trainer, start)
 
 
-def _changes(path: str, before: Any, after: Any) -> Iterator[tuple[str, Any, Any]]:
-    """Yield the keys whose values differ, the innermost ones, with both values."""
-    if not (isinstance(before, dict) and isinstance(after, dict)):
-        if before != after:
-            yield path, before, after
-        return
-    for key in [*after, *(key for key in before if key not in after)]:
-        inner = f"{path}.{key}" if path else key
-        yield from _changes(inner, before.get(key), after.get(key))
+def _describe_changes(config: Config, trainer: Trainer, start: Checkpoint) -> None:
+    changed = changed_values(config, start.manifest)
+    for path, (old, new) in changed.items():
+        logger.info("changed since then: %s was %s, is %s", path, describe(old), describe(new))
+    run = run_length(config, trainer.steps_per_epoch)
+    for line in moved_horizons(config, start.manifest, run):
+        logger.info("%s", line)
+    if changes_order(changed) and trainer.samples:
+        logger.warning(
+            "epoch %d goes on in another order: some of its images come twice, others not at all",
+            trainer.epoch,
+        )

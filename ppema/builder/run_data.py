@@ -50,14 +50,16 @@ class RunData:
         }
 
 
-def load_data(config: Config, start: Optional[Checkpoint]) -> RunData:
+def load_data(config: Config, start: Optional[Checkpoint], accepts_others: bool = False) -> RunData:
     """Return the data of a run; one that continues gets its own, or an error.
 
+    With `accepts_others` the config alone says which.
+
     Raises:
-        DataError: missing, damaged, or other data than the run began with.
+        DataError: missing, damaged, or (OtherDataError) not those that the run began with.
     """
     require_sizes(config)
-    saved = start.manifest["data"] if start is not None else None
+    saved = start.manifest["data"] if start is not None and not accepts_others else None
     train_request = _request(config, config.TrainDataset, saved and saved["train"])
     eval_request = _request(config, config.EvalDataset, saved and saved["eval"])
     train, evaluation = load_datasets(

@@ -9,6 +9,7 @@ import paddle
 
 from ..config import Config
 from ..data import Dataset
+from ..data.seeding import kept_generators
 from ..engine.trainer import Trainer
 from ..errors import ConfigError
 from .catalog import reason_of
@@ -28,14 +29,13 @@ def try_one_batch(config: Config, trainer: Trainer, data: RunData) -> None:
             loss is no single number.
     """
     model, dataset = trainer.model, data.train
-    generators = paddle.get_rng_state()
     # As the reader of the training data has transformed them.
     image, label = _first_batch(trainer.reader.dataset)
     eval_image, _ = _first_batch(transformed(config, data.eval, "EvalReader"))
     is_other = eval_image.shape[1:] != image.shape[1:]
     model.eval()
     try:
-        with paddle.no_grad():
+        with paddle.no_grad(), kept_generators():
             logits = _run_model(config, model, image, "Train")
             _require_logits(config, logits, len(label), dataset.class_names)
             if is_other:
@@ -49,7 +49,6 @@ def try_one_batch(config: Config, trainer: Trainer, data: RunData) -> None:
                 )
     finally:
         model.train()
-        paddle.set_rng_state(generators)
     if is_other:
         logger.warning(
             "in training %s; in evaluation %s; is that meant?",

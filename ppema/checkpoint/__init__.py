@@ -1,7 +1,6 @@
 """Checkpoints that are whole or absent, and a reader that runs no code."""
 
 from .optimizer_state import load_structured_optimizer_state, structured_optimizer_state
-from .run_lock import LOCK, RunLock
 from .store import BEST, FINAL, Checkpoint, CheckpointStore, is_checkpoint_folder
 from .strict import load_strictly, not_weights, require_finite
 from .weight_file import read_weight_file, replace_weight_file
@@ -9,10 +8,8 @@ from .weight_file import read_weight_file, replace_weight_file
 __all__ = [
     "BEST",
     "FINAL",
-    "LOCK",
     "Checkpoint",
     "CheckpointStore",
-    "RunLock",
     "is_checkpoint_folder",
     "load_strictly",
     "load_structured_optimizer_state",

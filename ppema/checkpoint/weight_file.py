@@ -63,7 +63,7 @@ def read_weight_file(path: Union[str, Path]) -> dict[str, Any]:
             ) from None
         except ValueError as error:
             raise CheckpointError(
-                f"{path}: is not a Paddle weight file{_hint(file)} ({_short(error)})"
+                f"{path}: is not a Paddle weight file{_what_it_is(file, error)}"
             ) from None
 
 
@@ -169,13 +169,14 @@ def _are_of_a_whole(parts: list[Any], shape: Any) -> bool:
     )
 
 
-def _hint(file: IO[bytes]) -> str:
+def _what_it_is(file: IO[bytes], error: BaseException) -> str:
     file.seek(0)
     first_bytes = file.read(2)
     if not first_bytes:
         return ": it is empty"
     kind: Optional[str] = _FIRST_BYTES.get(first_bytes)
-    return f": it is {kind}" if kind else ""
+    what = f": it is {kind}" if kind else ""
+    return f"{what} ({_short(error)})"
 
 
 def _short(error: BaseException) -> str:

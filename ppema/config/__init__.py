@@ -2,7 +2,16 @@
 
 from ..errors import ConfigError
 from .json_schema import json_schema
-from .load import Config, load_config, render
+from .load import Config, find_run_folder, load_config, render
 from .named import Choices, Named
 
-__all__ = ["Choices", "Config", "ConfigError", "Named", "json_schema", "load_config", "render"]
+__all__ = [
+    "Choices",
+    "Config",
+    "ConfigError",
+    "Named",
+    "find_run_folder",
+    "json_schema",
+    "load_config",
+    "render",
+]

@@ -76,6 +76,19 @@ def load_config(path: str, overrides: Sequence[str], catalog: Catalog) -> Config
     return config
 
 
+def find_run_folder(path: str, overrides: Sequence[str]) -> Path:
+    """Return the folder of the run that a config describes, from the keys that say it alone.
+
+    It knows no class, so that it need not wait for Paddle; all else is left to `load_config`.
+
+    Raises:
+        ConfigError: the file is no config, or `save_dir` is no text.
+    """
+    node = read_tree(path, overrides).items.get("save_dir")
+    save_dir = Keys.save_dir if node is None else convert(node, str, "save_dir")
+    return Path(save_dir) / Path(path).stem
+
+
 def render(config: Config) -> str:
     """Return the merged config as YAML with the file and line each value came from."""
 

@@ -55,7 +55,12 @@ class Reader:
 
     def __len__(self) -> int:
         """Return the batches of a whole epoch."""
-        return self._num_batches(self._num_samples)
+        return self.num_batches()
+
+    def num_batches(self, start: int = 0) -> int:
+        """Return the batches of an epoch that follow its first `start` samples."""
+        full, rest = divmod(max(0, self._num_samples - start), self._batch_size)
+        return full + (rest > 0 and not self._drop_last)
 
     def batches(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         """Yield the batches of `epoch` that follow its first `start` samples.
@@ -71,7 +76,7 @@ class Reader:
             raise ValueError(f"start must be in [0, {self._num_samples}], got {start}")
         order = self._order(epoch)[start:]
         size = self._batch_size
-        parts = [order[i * size : (i + 1) * size] for i in range(self._num_batches(len(order)))]
+        parts = [order[i * size : (i + 1) * size] for i in range(self.num_batches(start))]
         return self._make(epoch, parts)
 
     def _make(self, epoch: int, parts: Sequence[Indices]) -> Iterator[Batch]:
@@ -84,10 +89,6 @@ class Reader:
         # NumPy has frozen RandomState's stream; that of Generator may change between versions,
         # and a resumed run would then see some images twice and others never.
         return np.random.RandomState([self._seed, epoch]).permutation(self._num_samples)
-
-    def _num_batches(self, num_samples: int) -> int:
-        full, rest = divmod(num_samples, self._batch_size)
-        return full + (rest > 0 and not self._drop_last)
 
 
 class ArrayReader(Reader):

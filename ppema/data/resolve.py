@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from typing import Any, Callable, Literal, Mapping, Optional, Protocol, Sequence, Union
 
-from ..errors import ConfigError, DataError
+from ..errors import ConfigError, DataError, OtherDataError
 from .archives import NotWithinReachError
 from .cifar import Cifar10, Cifar100
 from .dataset import ArrayDataset, Kind
@@ -162,13 +162,13 @@ def _require_possible(requests: Sequence[DatasetRequest], kind: Kind) -> None:
         is_stand_in = kind == "digits" and request.kind == "mnist"
         if request.kind != kind and not is_stand_in:
             trained_on = _EVERYDAY_NAMES.get(kind, kind)
-            raise DataError(
+            raise OtherDataError(
                 f"the run was trained on {trained_on}, but the config names {request.title}"
             )
     if kind == "digits":
         folders = _folders(requests)
         if folders:
-            raise DataError(
+            raise OtherDataError(
                 f"the run was trained on the embedded digits, but dataset_dir is {folders[0]}; "
                 "leave dataset_dir out, or start another run"
             )
@@ -184,7 +184,7 @@ def _require_fallback(
     title = requests[0].title
     folders = _folders(requests)
     if required_kind == "mnist":
-        raise DataError(
+        raise OtherDataError(
             f"the run was trained on MNIST, but only the embedded digits are within reach: {error}"
         ) from None
     if folders:
@@ -215,7 +215,7 @@ def _require_same_classes(train: Dataset, evaluation: Dataset) -> None:
 
 def _require_digest(dataset: Dataset, digest: str) -> None:
     if dataset.digest != digest:
-        raise DataError(
+        raise OtherDataError(
             f"{dataset.source}: these are not the data of the run "
             f"(sha256 {dataset.digest[:12]}, the run's is {digest[:12]})"
         )

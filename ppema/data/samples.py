@@ -171,8 +171,10 @@ def read_sample(source: str, samples: Any, index: int) -> tuple[npt.NDArray[Any]
         sample = samples[index]
     except DataError:
         raise
+    except KeyboardInterrupt:
+        raise
     # The class is the user's own and may fail in any way; an exit would end a worker silently.
-    except (Exception, SystemExit) as error:
+    except BaseException as error:
         raise DataError(f"{where}: {reason_of(error)}") from None
     if not isinstance(sample, (tuple, list)) or len(sample) != 2:
         raise DataError(f"{where}: is {described(sample)}, expected a pair of image and label")
@@ -224,5 +226,10 @@ def described(value: Any) -> str:
 
 def reason_of(error: BaseException) -> str:
     """Return an error on one line."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    try:
+        text = str(error)
+    # An error of the user's own class may not even be able to say what it is.
+    except Exception:
+        text = ""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
     return f"{type(error).__name__}: {lines[0][:300]}" if lines else type(error).__name__

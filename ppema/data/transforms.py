@@ -66,8 +66,10 @@ class Transforms:
         for step, call in self._steps:
             try:
                 found = call(value)
+            except KeyboardInterrupt:
+                raise
             # It may be the user's own, and Paddle's raise what they meet.
-            except (Exception, SystemExit) as error:
+            except BaseException as error:
                 text = f"{_label(step)} on {_described(value)}: {reason_of(error)}"
                 raise TransformFault(step.path, text) from None
             fault = _fault_of(found)

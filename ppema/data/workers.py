@@ -167,8 +167,11 @@ class _Task:
         slot = self._slots[number % len(self._slots)]
         try:
             self._fill(indices, slot)
-        except DataError as error:
-            text = str(error).encode()[:_ERROR_BYTES]
+        # Whatever it is: left to the loader, it would leave the parent waiting for this batch.
+        except BaseException as error:
+            reason = f"one of samples {', '.join(map(str, indices))}: {type(error).__name__}"
+            reason = str(error) if isinstance(error, DataError) else reason
+            text = reason.encode("utf-8", "backslashreplace")[:_ERROR_BYTES]
             slot.error[: len(text)] = np.frombuffer(text, np.uint8)
         self._done_end.send_bytes(_NUMBER.pack(number))
         # The loader hands on tensors, and no fewer than one.

@@ -16,7 +16,8 @@ from .progress import ProgressBar
 from .record import METRICS, Recorder, read_records
 from .run_state import checkpoint_files
 from .snapshots import SnapshotHook
-from .trainer import Hook, Totals, Trainer
+from .totals import Totals
+from .trainer import Hook, Trainer
 
 logger = logging.getLogger(__name__)
 
@@ -101,6 +102,8 @@ class EvaluateHook(Hook):
     """
 
     name = "evaluate"
+    # Figures on other data cannot be beaten, nor lost to.
+    is_of_data = True
 
     def __init__(
         self,
@@ -243,9 +246,7 @@ class CurvesHook(Hook):
 
 
 def _time_left(trainer: Trainer, totals: Totals) -> datetime.timedelta:
-    done, of = trainer.step_in_epoch, trainer.steps_per_epoch
-    steps_left = (trainer.num_epochs - trainer.epoch) * of + of - done
-    return datetime.timedelta(seconds=int(steps_left * totals.step_s / totals.num_steps))
+    return datetime.timedelta(seconds=int(trainer.steps_left * totals.step_s / totals.num_steps))
 
 
 def _diagnostics_line(diagnostics: Diagnostics) -> str:

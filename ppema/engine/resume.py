@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
-from typing import Any, Mapping, Optional
+from typing import Any, Collection, Mapping, Optional
 
 from ..checkpoint import BEST, FINAL, Checkpoint, CheckpointStore
 from ..errors import CheckpointError, ConfigError
@@ -12,6 +12,14 @@ from .record import METRICS
 from .run_folder import LOG
 
 logger = logging.getLogger(__name__)
+
+# What may be another one than the checkpoint's, where the user says so, and what then happens.
+ACCEPTABLE: Mapping[str, str] = {
+    "model": "goes on where all of its weights fit",
+    "optimizer": "goes on, with the state of the optimizer begun anew",
+    "schedule": "goes on, with this schedule as it stands after so many steps",
+    "data": "goes on with them, from the start of the epoch",
+}
 
 
 def find_start(
@@ -71,38 +79,53 @@ def find_checkpoint(path: Path) -> Checkpoint:
 
 
 def is_finished(checkpoint: Checkpoint, num_epochs: int) -> bool:
-    """Tell whether a run of `num_epochs` ended with this checkpoint."""
-    return bool(checkpoint.manifest["is_epoch_end"]) and (
-        int(checkpoint.manifest["epoch"]) >= num_epochs
-    )
+    """Tell whether a run of `num_epochs` ended with this checkpoint, or before it."""
+    epoch = int(checkpoint.manifest["epoch"])
+    return epoch > num_epochs or (epoch == num_epochs and bool(checkpoint.manifest["is_epoch_end"]))
 
 
-def require_own(checkpoint: Checkpoint, store: CheckpointStore, num_epochs: int) -> None:
-    """Refuse to call this run finished because another one is.
+def finish(store: CheckpointStore, checkpoint: Checkpoint, num_epochs: int) -> None:
+    """Make the folder that of a finished run, and say so.
 
     Raises:
-        ConfigError: the checkpoint is of another folder.
+        ConfigError: the checkpoint is of another folder, and this run is not finished.
     """
+    epoch = int(checkpoint.manifest["epoch"])
     if not is_of(checkpoint, store):
         raise ConfigError(
-            f"{checkpoint.path} is of epoch {checkpoint.manifest['epoch']} already, and the config "
-            f"says epoch: {num_epochs}; set a larger epoch to train on from it"
+            f"{checkpoint.path} is of epoch {epoch} already, and the config says epoch: "
+            f"{num_epochs}; set a larger epoch to train on from it"
         )
+    prepare_folder(store, checkpoint, is_done=True)
+    asked = "" if epoch == num_epochs else f"; the config says epoch: {num_epochs}"
+    logger.info("%s is finished (epoch %d%s)", store.folder, epoch, asked)
 
 
-def check_identity(saved: Mapping[str, Any], current: Mapping[str, Any]) -> None:
-    """Refuse to continue with another model, optimizer or schedule.
+def changed_parts(
+    saved: Mapping[str, Any], current: Mapping[str, Any], accepted: Collection[str]
+) -> set[str]:
+    """Return which of model, optimizer and schedule are others; refuse what is not accepted.
 
     Raises:
-        CheckpointError: one of them differs; the text names both.
+        CheckpointError: one of them differs; the text names both, and the way out.
     """
+    changed = {part for part, wanted in current.items() if saved.get(part) != wanted}
     for part, wanted in current.items():
-        found = saved.get(part)
-        if found != wanted:
+        if part in changed and part not in accepted:
             raise CheckpointError(
-                f"the checkpoint was made with {found or 'no ' + part}, "
-                f"the config says {wanted or 'no ' + part}"
+                f"the checkpoint was made with {saved.get(part) or 'no ' + part}, the config says "
+                f"{wanted or 'no ' + part}; --accept {part} {ACCEPTABLE[part]}"
             )
+    return changed
+
+
+def changed_data(saved: Mapping[str, Any], current: Mapping[str, Any]) -> set[str]:
+    """Return `data` where a run goes on with other images, `best` where its figures are of others.
+
+    Both are what a manifest says of the data.
+    """
+    parts = {"data": "train", "best": "eval"}
+    return {p for p, of in parts.items() if saved[of]["digest"] != current[of]["digest"]}
 
 
 def is_of(checkpoint: Checkpoint, store: CheckpointStore) -> bool:

@@ -7,19 +7,21 @@ import os
 import sys
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Iterator
+from typing import Iterator, Optional
 
-from ..checkpoint import LOCK, RunLock
 from ..checkpoint.files import make_folder, reason
 from ..errors import FolderInUseError, StorageError
+from ..run_lock import LOCK, RunLock
 
 LOG = "train.log"
 CONFIG = "config.yml"
 
 
 @contextmanager
-def open_run_folder(folder: Path) -> Iterator[None]:
+def open_run_folder(folder: Path, held: Optional[RunLock] = None) -> Iterator[None]:
     """Hold the folder for this process for the length of a `with` block.
+
+    `held` is the lock of a process that holds it already.
 
     Raises:
         FolderInUseError: another process trains in it, or just cleared it away.
@@ -27,7 +29,7 @@ def open_run_folder(folder: Path) -> Iterator[None]:
     """
     try:
         made = make_folder(folder)
-        lock = RunLock(folder)
+        lock = RunLock(folder) if held is None else held
     except OSError as error:
         if _was_cleared(error):
             raise FolderInUseError(

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import logging
 from functools import partial
-from typing import Any, Callable, Mapping
+from typing import Any, Callable, Collection, Mapping
 
 import numpy as np
 
 from ..averaging import WeightAverage, schedule_state, set_schedule_state
+from ..averaging.fit import fitting_numbers
 from ..checkpoint import (
     Checkpoint,
     load_strictly,
@@ -18,6 +19,7 @@ from ..checkpoint import (
 )
 from ..errors import CheckpointError
 from .rng import rng_from_json, rng_to_json
+from .totals import Totals
 from .trainer import Trainer
 
 logger = logging.getLogger(__name__)
@@ -27,7 +29,7 @@ OPTIMIZER_FILE = "optimizer.pdopt"
 STATE_FILE = "state.pdstates"
 
 # Where a trainer stands: `samples` of the epoch's order are consumed.
-_PROGRESS = ("step", "epoch", "step_in_epoch", "samples")
+_PROGRESS = ("step", "epoch", "samples", "skips_in_a_row")
 
 
 def average_file(name: str) -> str:
@@ -60,33 +62,53 @@ def checkpoint_files(trainer: Trainer) -> dict[str, tuple[str, Callable[[], Any]
         files[average_file(name)] = ("average", partial(_finite_average, average))
     files[OPTIMIZER_FILE] = (
         "optimizer",
-        lambda: structured_optimizer_state(trainer.optimizer, trainer.model),
+        lambda: _finite(structured_optimizer_state(trainer.optimizer, trainer.model)),
     )
     files[STATE_FILE] = ("state", lambda: _trainer_state(trainer))
     return files
 
 
-def restore(trainer: Trainer, checkpoint: Checkpoint, is_own: bool = True) -> None:
+def restore(
+    trainer: Trainer,
+    checkpoint: Checkpoint,
+    is_own: bool = True,
+    anew: Collection[str] = (),
+) -> None:
     """Put model, optimizer, averages, schedule, generators and place in the epoch back.
 
     An average that the checkpoint lacks starts from the weights loaded; one that the trainer
     lacks is dropped; both with a line in the log. Hooks remember only what is of this run's own
     folder (`is_own`): the best of another one is not to be found here.
 
+    Args:
+        trainer: of the same model; its weights may be any.
+        checkpoint: whole.
+        is_own: see above.
+        anew: what is another one than the checkpoint's, and begins: the state of the
+            `optimizer`, the `schedule` (at this step), the epoch in the `data`, and the search
+            for the `best`.
+
     Raises:
         CheckpointError: a file is damaged or does not fit.
     """
     source = checkpoint.path.name
     load_strictly(trainer.model, checkpoint.read(MODEL_FILE), f"{source}/{MODEL_FILE}")
-    load_structured_optimizer_state(
-        trainer.optimizer,
-        trainer.model,
-        checkpoint.read(OPTIMIZER_FILE),
-        f"{source}/{OPTIMIZER_FILE}",
-    )
+    if "optimizer" in anew:
+        logger.info("the state of the optimizer starts anew")
+    else:
+        load_structured_optimizer_state(
+            trainer.optimizer,
+            trainer.model,
+            checkpoint.read(OPTIMIZER_FILE),
+            f"{source}/{OPTIMIZER_FILE}",
+        )
     state = checkpoint.read(STATE_FILE)
     try:
-        _restore_state(trainer, state, checkpoint, is_own)
+        _restore_averages(trainer.averages, state["averages"], checkpoint)
+        _restore_progress(trainer, state["progress"], checkpoint, "data" in anew)
+        source_of_state = f"{source}/{STATE_FILE}"
+        _restore_schedule(trainer, state["lr_scheduler"], source_of_state, "schedule" in anew)
+        _restore_rest(trainer, state, is_own, anew)
     # A file that is whole to the byte may still hold a state that no ppema wrote.
     except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
         text = ascii(str(error)[:200])[1:-1]
@@ -95,24 +117,63 @@ def restore(trainer: Trainer, checkpoint: Checkpoint, is_own: bool = True) -> No
         ) from error
 
 
-def _restore_state(
-    trainer: Trainer, state: Mapping[str, Any], checkpoint: Checkpoint, is_own: bool
+def _restore_progress(
+    trainer: Trainer, progress: Mapping[str, Any], checkpoint: Checkpoint, is_data_new: bool
 ) -> None:
-    _restore_averages(trainer.averages, state["averages"], checkpoint)
-    if trainer.lr_scheduler is not None:
+    for key, value in fitting_numbers(dict.fromkeys(_PROGRESS, 0), progress).items():
+        setattr(trainer, key, value)
+    if checkpoint.manifest["is_epoch_end"]:
+        # Not by the samples: with another batch size, drop_last would find a few more to train on.
+        trainer.epoch, trainer.samples = trainer.epoch + 1, 0
+    elif is_data_new:
+        logger.info("epoch %d begins anew, with the other data", trainer.epoch)
+        trainer.samples = 0
+    # Steps are counted as they are now: batches may have been of another size.
+    steps_left = trainer.steps_after(trainer.samples)
+    trainer.step_in_epoch = trainer.steps_per_epoch - steps_left
+    if steps_left == 0:
+        raise CheckpointError(
+            f"{checkpoint.path.name}: {trainer.samples} samples of epoch {trainer.epoch} are done, "
+            "and no full batch is left; set TrainReader.drop_last: false, or the batch_size "
+            "that the run had"
+        )
+
+
+def _restore_schedule(
+    trainer: Trainer, state: Mapping[str, Any], source: str, is_new: bool
+) -> None:
+    if trainer.lr_scheduler is None:
+        return
+    if not is_new:
         try:
-            set_schedule_state(trainer.lr_scheduler, state["lr_scheduler"])
+            set_schedule_state(trainer.lr_scheduler, state)
         except ValueError as error:
-            raise CheckpointError(f"{checkpoint.path.name}/{STATE_FILE}: {error}") from None
+            raise CheckpointError(f"{source}: {error}") from None
+        return
+    # One by one: some schedules take their rate from the last.
+    for _ in range(trainer.step):
+        trainer.lr_scheduler.step()
+    logger.info(
+        "the schedule begins, as it stands after %d steps, with the rate %g",
+        trainer.step,
+        trainer.optimizer.get_lr(),
+    )
+
+
+def _restore_rest(
+    trainer: Trainer, state: Mapping[str, Any], is_own: bool, anew: Collection[str]
+) -> None:
     if trainer.scaler is not None and state["scaler"]:
         trainer.scaler.load_state_dict(state["scaler"])
     if trainer.gate is not None and state["gate"]:
         trainer.gate.set_state_dict(state["gate"])
     for hook in trainer.hooks:
         if is_own and hook.name in state["hooks"]:
-            hook.set_state_dict(state["hooks"][hook.name])
-    for key in _PROGRESS:
-        setattr(trainer, key, state["progress"][key])
+            if hook.is_of_data and "best" in anew:
+                logger.info("the best so far was so on other data; it does not count any more")
+            else:
+                hook.set_state_dict(state["hooks"][hook.name])
+    trainer.totals = Totals.from_state(state["totals"])
     rng_from_json(state["rng"])
 
 
@@ -120,6 +181,7 @@ def _trainer_state(trainer: Trainer) -> dict[str, Any]:
     schedule = schedule_state(trainer.lr_scheduler) if trainer.lr_scheduler else {}
     return {
         "progress": {key: getattr(trainer, key) for key in _PROGRESS},
+        "totals": trainer.totals.state_dict(),
         "averages": {name: _average_state(avg) for name, avg in trainer.averages.items()},
         "lr_scheduler": _plain(schedule),
         "scaler": _plain(trainer.scaler.state_dict()) if trainer.scaler else {},
@@ -145,7 +207,8 @@ def _restore_averages(
             logger.info("average %s is not in the config any more; it is dropped", name)
     for name, average in averages.items():
         if name not in states:
-            average.register()
+            # Its start and points are of the run, which may be past them.
+            average.register(checkpoint.step)
             logger.info("average %s is new; it starts from the weights of this checkpoint", name)
             continue
         served = checkpoint.read(average_file(name))
@@ -156,7 +219,10 @@ def _restore_averages(
         try:
             average.set_state_dict(state)
         except ValueError as error:
-            raise CheckpointError(f"{checkpoint.path.name}: average {name}: {error}") from None
+            raise CheckpointError(
+                f"{checkpoint.path.name}: average {name}: {error}; under another name it "
+                "starts anew"
+            ) from None
 
 
 def _served_state(average: WeightAverage) -> dict[str, Any]:

@@ -7,7 +7,6 @@ import itertools
 import logging
 import math
 import time
-from dataclasses import dataclass, field
 from typing import Any, Callable, Iterator, Literal, Mapping, Optional, Sequence
 
 import paddle
@@ -18,6 +17,7 @@ from ..averaging.finite import FiniteCheck
 from ..errors import NonFiniteError
 from ..fast_cpu import FastLayers
 from ..metrics import num_correct
+from .totals import Totals
 
 logger = logging.getLogger(__name__)
 
@@ -40,6 +40,8 @@ class Hook:
     """
 
     name = ""
+    # Whether what it remembers means nothing once the run goes on with other data.
+    is_of_data = False
 
     def before_run(self, trainer: Trainer) -> None:
         """Act once before the first step."""
@@ -61,35 +63,6 @@ class Hook:
         """Take back what `state_dict` gave."""
 
 
-@dataclass
-class Totals:
-    """What the steps since the last log line add up to; tensors stay on the device."""
-
-    figures: list[tuple[int, Any, Any]] = field(default_factory=list)
-    num_steps: int = 0
-    step_s: float = 0.0
-    data_s: float = 0.0
-
-    def add(self, figures: Sequence[tuple[int, Any, Any]]) -> None:
-        """Add the images, loss and right answers of each batch of a step."""
-        self.figures += figures
-
-    @property
-    def num_samples(self) -> int:
-        """Return the images seen."""
-        return sum(count for count, _, _ in self.figures)
-
-    def mean_loss(self) -> float:
-        """Return the mean loss of an image, NaN without any; waits for the device."""
-        total = sum(count * float(loss) for count, loss, _ in self.figures)
-        return total / self.num_samples if self.figures else math.nan
-
-    def accuracy(self) -> float:
-        """Return the share of images whose class was first, NaN without any; waits likewise."""
-        total = sum(int(correct) for _, _, correct in self.figures)
-        return total / self.num_samples if self.figures else math.nan
-
-
 class Trainer:
     """Train a model and keep its averages: one optimizer step per `run_step`.
 
@@ -97,7 +70,8 @@ class Trainer:
         model: a paddle.nn.Layer; called with images float32 [N, C, H, W], gives logits [N, K].
         loss_fn: called with logits and labels int64 [N], gives a scalar.
         optimizer: a paddle.optimizer.Optimizer over the model's parameters.
-        reader: `batches(epoch, start)` yields batches of `image` and `label` arrays.
+        reader: `batches(epoch, start)` yields batches of `image` and `label` arrays,
+            `num_batches(start)` tells how many.
         averages: updated after each step that moved the weights, by name.
         hooks: called in this order.
         lr_scheduler: stepped once per step; None for a constant rate.
@@ -144,20 +118,34 @@ class Trainer:
         self.decays: dict[str, float] = {}
         self.totals = Totals()
         self._accumulate_steps, self._amp = accumulate_steps, amp
-        self._non_finite, self._max_skips, self._skips_in_a_row = non_finite, max_skips, 0
+        self._non_finite, self._max_skips, self.skips_in_a_row = non_finite, max_skips, 0
         if switch is not None and switch not in self.averages:
             raise ValueError(f"switch must be one of {', '.join(self.averages)}, got {switch!r}")
         self._recompute_batches, self._switch = recompute_batches, switch
         # Looked up once: walking the layers at each step costs more than the check itself.
         self._statistics = _moving_buffers(model)
         self._parameters = list(model.named_parameters())
+        moving = {id(tensor) for _, tensor in self._statistics}
+        # Frozen ones too: averages copy them, and on a CPU a NaN need not reach the loss.
+        self._weights = [item for item in self._parameters if id(item[1]) not in moving]
         self._gradient_check, self._weight_check = FiniteCheck(), FiniteCheck()
         self._statistics_check = FiniteCheck()
 
     @property
     def steps_per_epoch(self) -> int:
         """Return the optimizer steps of one epoch."""
-        return -(-len(self.reader) // self._accumulate_steps)
+        return self.steps_after(0)
+
+    @property
+    def steps_left(self) -> int:
+        """Return the optimizer steps from where the trainer stands to the end of the run."""
+        left = (self.num_epochs - self.epoch) * self.steps_per_epoch
+        return max(0, left + self.steps_after(self.samples))
+
+    def steps_after(self, samples: int) -> int:
+        """Return the optimizer steps of an epoch after so many samples of it."""
+        num_batches = int(self.reader.num_batches(samples))
+        return -(-num_batches // self._accumulate_steps)
 
     def train(self) -> None:
         """Run from where the trainer stands to the end of the last epoch.
@@ -196,13 +184,10 @@ class Trainer:
         for average in self.averages.values():
             # The update of the step before may have run until now, beside all that.
             average.wait()
-        has_moved = self._move_weights()
+        has_moved = self._move_weights(kept)
         self.optimizer.clear_grad()
         if has_moved:
             self.totals.add(figures)
-        else:
-            for (_, tensor), copy in zip(self._statistics, kept):
-                tensor.copy_(copy, True)
         self._update_averages(has_moved and self._is_admitted(figures))
         self.rate = float(self.optimizer.get_lr())
         if self.lr_scheduler is not None:
@@ -302,8 +287,11 @@ class Trainer:
             return contextlib.nullcontext()
         return paddle.amp.auto_cast(level=self._amp)
 
-    def _move_weights(self) -> bool:
-        """Step the optimizer where the gradients allow it; tell whether the weights moved."""
+    def _move_weights(self, kept: Sequence[Any]) -> bool:
+        """Step the optimizer where the gradients allow it; tell whether the weights moved.
+
+        Where they did not, statistics are put back to `kept`.
+        """
         if self.scaler is not None:
             self.scaler.unscale_(self.optimizer)
         gradients = ((name, p.grad) for name, p in self._parameters if not p.stop_gradient)
@@ -318,14 +306,21 @@ class Trainer:
         elif fault is None:
             self.optimizer.step()
         if fault is not None:
+            for (_, tensor), copy in zip(self._statistics, kept):
+                tensor.copy_(copy, True)
+            # What was not finite before the step is no better for leaving it out.
+            self._require_finite(self._statistics[: len(kept)], "before the step")
+            self._require_finite(self._weights, "before the step")
             self._count_skip(fault)
             return False
-        self._skips_in_a_row = 0
-        trained = (item for item in self._parameters if not item[1].stop_gradient)
-        fault = self._weight_check.first_non_finite(trained)
-        if fault is not None:
-            raise NonFiniteError(f"step {self.step + 1}: {fault} is not finite after the update")
+        self.skips_in_a_row = 0
+        self._require_finite(self._weights, "after the update")
         return True
+
+    def _require_finite(self, tensors: Sequence[tuple[str, Any]], when: str) -> None:
+        fault = self._weight_check.first_non_finite(tensors)
+        if fault is not None:
+            raise NonFiniteError(f"step {self.step + 1}: {fault} is not finite {when}")
 
     def _statistics_fault(self) -> Optional[str]:
         """Return the name of a BN statistic or buffer that the forward pass made non-finite."""
@@ -336,13 +331,13 @@ class Trainer:
         return fault
 
     def _count_skip(self, fault: str) -> None:
-        self._skips_in_a_row += 1
+        self.skips_in_a_row += 1
         text = f"step {self.step + 1}: {fault} is not finite"
         # An overflow under AMP is how its scaler finds the scale.
         if self._non_finite == "error" and self.scaler is None:
             raise NonFiniteError(f"{text}; the weights before it stand")
-        if self._skips_in_a_row > self._max_skips:
-            raise NonFiniteError(f"{text}, {self._skips_in_a_row} steps in a row")
+        if self.skips_in_a_row > self._max_skips:
+            raise NonFiniteError(f"{text}, {self.skips_in_a_row} steps in a row")
         logger.warning("%s; the step is left out", text)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -72,18 +73,24 @@ def test_without_numba_the_bits_are_the_same_and_nothing_is_said(expected, caplo
     assert not caplog.records
 
 
-def test_code_is_cached_for_the_next_process(expected, tmp_path):
+@pytest.fixture(scope="module")
+def cache(expected, tmp_path_factory):
+    """Return a folder with the code that one process has compiled."""
     pytest.importorskip("numba")
-    for _ in range(2):
-        assert run(AT_ONCE, IS_LOADED, NUMBA_CACHE_DIR=str(tmp_path)) == expected
-    assert list(tmp_path.rglob("*.nbc"))
+    folder = tmp_path_factory.mktemp("cache")
+    assert run(AT_ONCE, IS_LOADED, NUMBA_CACHE_DIR=str(folder)) == expected
+    return folder
+
+
+def test_code_is_cached_for_the_next_process(expected, cache):
+    assert list(cache.rglob("*.nbc"))
+    assert run(AT_ONCE, IS_LOADED, NUMBA_CACHE_DIR=str(cache)) == expected
 
 
 @pytest.mark.parametrize("damage", [b"", b"no pickle"])
 @pytest.mark.parametrize("kind", ["*.nbi", "*.nbc"])
-def test_a_damaged_cache_is_passed_over(damage, kind, expected, tmp_path):
-    pytest.importorskip("numba")
-    run(AT_ONCE, IS_LOADED, NUMBA_CACHE_DIR=str(tmp_path))
+def test_a_damaged_cache_is_passed_over(damage, kind, expected, cache, tmp_path):
+    shutil.copytree(cache, tmp_path, dirs_exist_ok=True)
     for path in tmp_path.rglob(kind):
         path.write_bytes(damage)
     assert run(AT_ONCE, IS_LOADED, NUMBA_CACHE_DIR=str(tmp_path)) == expected

@@ -30,10 +30,11 @@ def test_it_is_refused_in_one_line_and_runs_nothing(tmp_path, monkeypatch, name)
     monkeypatch.chdir(tmp_path)
     path = tmp_path / "w.pdparams"
     path.write_bytes(CASES[name])
-    started = time.perf_counter()
+    # Of this process: what else runs at the time takes nothing of it.
+    started = time.process_time()
     with pytest.raises(CheckpointError) as caught:
         read_weight_file(path)
-    assert time.perf_counter() - started < 2.0
+    assert time.process_time() - started < 2.0
     assert str(caught.value).startswith(f"{path}: ")
     assert str(caught.value).isprintable()
     assert len(str(caught.value)) < len(str(path)) + 300

@@ -12,9 +12,9 @@ from torture_record import pending, recorded
 # In a process of its own, which forks before it has any other thread.
 RACES = """
 import json, os, pathlib, random, signal, sys, time
-from ppema.checkpoint import RunLock
 from ppema.engine.run_folder import open_run_folder
 from ppema.errors import FolderInUseError
+from ppema.run_lock import RunLock
 
 def runner(folder, kind, gate, answers):
     os.read(gate, 1)

@@ -10,17 +10,17 @@ import sys
 import paddle
 import pytest
 
+from ppema import run_lock
 from ppema.checkpoint import (
     BEST,
     FINAL,
     Checkpoint,
     CheckpointStore,
-    RunLock,
     manifest,
-    run_lock,
     store,
 )
 from ppema.errors import CheckpointError, FolderInUseError, StorageError
+from ppema.run_lock import RunLock
 
 
 def files(value):
@@ -270,7 +270,7 @@ def test_the_disk_is_waited_for_before_a_checkpoint_gets_its_name(tmp_path, monk
 
 HOLD_LOCK = """
 import sys, pathlib
-from ppema.checkpoint import RunLock
+from ppema.run_lock import RunLock
 lock = RunLock(pathlib.Path(sys.argv[1]))
 print("held", flush=True)
 sys.stdin.read()

@@ -53,14 +53,14 @@ def run_cases(folder, seed, num_cases):
             at = generator.randrange(len(content) + 1)
             content = content[:at] + bytes([generator.randrange(256)]) + content[at + 1 :]
         path.write_bytes(content)
-        started = time.perf_counter()
+        started = time.process_time()
         try:
             assert isinstance(load_config(str(path), [], CATALOG), Config)
         except ConfigError as error:
             text = str(error)
             assert text.startswith((str(path), "_BASE_ loop")), (content, text)
             assert "\n" not in text, (content, text)
-        slowest = max(slowest, time.perf_counter() - started)
+        slowest = max(slowest, time.process_time() - started)
     return slowest
 
 

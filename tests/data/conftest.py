@@ -5,12 +5,11 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-import threading
 from pathlib import Path
 
 import pytest
 from archives import MNIST_FILES
-from mirrors import Mirror
+from mirrors import serving
 
 
 @pytest.fixture(autouse=True)
@@ -58,13 +57,8 @@ def start_mirror():
     with contextlib.ExitStack() as stack:
 
         def start(**files):
-            server = Mirror()
+            server = stack.enter_context(serving())
             server.files.update(files)
-            # Polls often, since shutdown waits for a poll.
-            thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
-            thread.start()
-            stack.callback(server.server_close)
-            stack.callback(server.shutdown)
             return server
 
         yield start

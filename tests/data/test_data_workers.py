@@ -9,12 +9,13 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
 import paddle
 import pytest
-from sample_datasets import Dying, Images, Stuck
+from sample_datasets import BadAt, Dying, Images, Stuck
 
 from ppema.data import LoaderReader, load_dataset, workers
 from ppema.errors import DataError
@@ -55,7 +56,7 @@ def kill_oneself():
 def test_an_epoch_can_be_left_though_a_worker_died_with_the_loader_s_lock():
     batches = reader(Images()).batches(1)
     next(batches)
-    (owner,) = (obj for obj in gc.get_objects() if isinstance(obj, workers.BatchWorkers))
+    owner = batches.gi_frame.f_locals["workers"]
     # As a worker leaves it that is killed while it asks whether it is to end.
     owner._iterator._workers_done_event._cond.acquire()
     batches.close()
@@ -78,6 +79,73 @@ def test_a_worker_that_dies_is_an_error_within_seconds(num_workers, die, text):
     assert len(found) <= 6
     assert str(caught.value).startswith("sample_datasets.Dying (50 samples): ")
     assert str(caught.value).endswith(text)
+
+
+class Unpicklable(Exception):
+    """An error that no process could hand on to another."""
+
+    def __init__(self, what, needed):
+        super().__init__(what)
+        self.lock = threading.Lock()
+
+
+class Speechless(Exception):
+    def __str__(self):
+        raise RuntimeError("no text")
+
+
+class Odd(BaseException):
+    pass
+
+
+def recurse(*sample):
+    return recurse(*sample)
+
+
+def raise_(error):
+    raise error
+
+
+@pytest.fixture
+def five_seconds():
+    """Raise where the test waits for longer, in place of waiting for ever."""
+
+    def ring(*_):
+        raise AssertionError("no answer within 5 s")
+
+    before = signal.signal(signal.SIGALRM, ring)
+    signal.alarm(5)
+    yield
+    signal.alarm(0)
+    signal.signal(signal.SIGALRM, before)
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+@pytest.mark.parametrize(
+    ("make", "text"),
+    [
+        (lambda *_: raise_(MemoryError()), "MemoryError"),
+        (lambda *_: raise_(Unpicklable("lock", 1)), "Unpicklable: lock"),
+        (lambda *_: raise_(Speechless()), "Speechless"),
+        (lambda *_: raise_(OSError("y" * 10_000_000)), "OSError: " + "y" * 300),
+        (lambda *_: raise_(GeneratorExit()), "GeneratorExit"),
+        (lambda *_: raise_(Odd("odd")), "Odd: odd"),
+        (recurse, "RecursionError: maximum recursion depth exceeded"),
+    ],
+)
+def test_whatever_a_sample_raises_it_is_named(num_workers, make, text, five_seconds):
+    with pytest.raises(DataError) as caught:
+        list(reader(BadAt(17, make), num_workers).batches(1))
+    assert str(caught.value).startswith(f"sample_datasets.BadAt (50 samples): sample 17: {text}")
+    assert len(str(caught.value)) < 400
+
+
+def test_a_worker_that_interrupts_itself_is_no_ctrl_c(five_seconds):
+    batches = reader(BadAt(17, lambda *_: raise_(KeyboardInterrupt())), 2).batches(1)
+    with pytest.raises(DataError, match="one of samples 15, 16, 17, 18, 19: KeyboardInterrupt"):
+        list(batches)
+    with pytest.raises(KeyboardInterrupt):
+        list(reader(BadAt(17, lambda *_: raise_(KeyboardInterrupt())), 0).batches(1))
 
 
 def test_a_worker_killed_from_outside_beside_a_loader_of_paddle_s_own():

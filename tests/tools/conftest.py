@@ -2,39 +2,42 @@
 
 from __future__ import annotations
 
-import runpy
-import sys
-from dataclasses import dataclass
+import shutil
 from pathlib import Path
 
 import pytest
-
-REPOSITORY = Path(__file__).resolve().parents[2]
-
-
-@dataclass
-class Result:
-    code: int
-    out: str
-    err: str
+from in_process import REPOSITORY, Result, call, contents, enter, line_of, run_in
+from small_mnist import data_keys, write_mnist
 
 
 @pytest.fixture
 def run_tool(tmp_path, monkeypatch, capfd):
     """Return a function that runs `tools/<name>.py` in this process and returns what it said."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    monkeypatch.setenv("PPEMA_MIRRORS", "")
+    enter(monkeypatch, tmp_path)
 
     def run(name, *arguments):
-        script = REPOSITORY / "tools" / f"{name}.py"
-        monkeypatch.setattr(sys, "argv", [str(script), *map(str, arguments)])
         capfd.readouterr()
-        with pytest.raises(SystemExit) as exit_:
-            runpy.run_path(str(script), run_name="__main__")
+        code = call(monkeypatch, name, arguments)
         out, err = capfd.readouterr()
         assert "Traceback" not in out + err
-        return Result(exit_.value.code or 0, out, err)
+        return Result(code, out, err)
+
+    return run
+
+
+@pytest.fixture
+def refuse(run_tool, tmp_path):
+    """Return a function that runs a tool which has to fail, and returns the line that says why.
+
+    It fails with this code, without a traceback, and leaves everything there is as it was: nothing
+    is written, and nothing lost.
+    """
+
+    def run(code, name, *arguments):
+        before = contents(tmp_path)
+        line = line_of(run_tool(name, *arguments), code)
+        assert contents(tmp_path) == before
+        return line
 
     return run
 
@@ -43,3 +46,20 @@ def run_tool(tmp_path, monkeypatch, capfd):
 def config():
     """Return a function from a config's name to its path."""
     return lambda name: REPOSITORY / "configs" / f"{name}.yml"
+
+
+@pytest.fixture(scope="session")
+def small_run(tmp_path_factory):
+    """Return a folder with a run of two steps, each saved, and the data it was trained on."""
+    folder = tmp_path_factory.mktemp("small")
+    write_mnist(folder / "data")
+    command = ("train", "-c", REPOSITORY / "configs/lenet_mnist.yml", "--eval")
+    run_in(folder, *command, *data_keys("data"))
+    return folder
+
+
+@pytest.fixture
+def run_folder(run_tool, small_run, tmp_path):
+    """Return the folder of a finished run of two steps; its data lie in `data`."""
+    shutil.copytree(small_run, tmp_path, symlinks=True, dirs_exist_ok=True)
+    return Path("output/lenet_mnist")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import os
@@ -11,7 +12,7 @@ import sys
 import time
 
 import paddle
-from conftest import REPOSITORY
+from in_process import REPOSITORY
 
 from ppema.checkpoint import FINAL, Checkpoint, CheckpointStore
 
@@ -33,13 +34,42 @@ Averages:
   power: {{name: PowerFunctionEMA, sigma_rel: 0.1}}
 """
 
+# Read one by one, here or by workers, and with a random part.
+SAMPLES = """
+import numpy as np
+import paddle
+
+class Squares(paddle.io.Dataset):
+    class_names = tuple("0123456789")
+
+    def __init__(self, count: int):
+        self.count = count
+
+    def __len__(self):
+        return self.count
+
+    def __getitem__(self, index):
+        image = np.random.RandomState(index).rand(1, 28, 28) + np.random.rand(1, 28, 28)
+        return image.astype("float32"), index % 10
+"""
+OF_SAMPLES = """\
+TrainDataset: {{name: squares.Squares, count: {}}}
+EvalDataset: {{name: squares.Squares, count: 100}}
+TrainReader: {{batch_size: 16, num_workers: {}}}
+"""
+
 
 class Run:
-    """One training run, started as often as need be with `-r auto` in a folder of its own."""
+    """One training run, started as often as need be with `-r auto` in a folder of its own.
 
-    def __init__(self, home):
+    Of digits that are in memory; with `num_workers` of data that are read sample by sample.
+    """
+
+    def __init__(self, home, num_workers=None, num_samples=1600):
         home.mkdir(exist_ok=True)
-        (home / "torture.yml").write_text(CONFIG)
+        of_samples = "" if num_workers is None else OF_SAMPLES.format(num_samples, num_workers)
+        (home / "torture.yml").write_text(CONFIG + of_samples)
+        (home / "squares.py").write_text(SAMPLES)
         self._home, self.folder = home, home / "output/torture"
         self.store = CheckpointStore(self.folder, KEEP)
         self._lives = itertools.count()
@@ -52,7 +82,12 @@ class Run:
             return log, subprocess.Popen(
                 [*command, "--eval", "-r", "auto"],
                 cwd=self._home,
-                env={**os.environ, "PPEMA_MIRRORS": "", "HOME": str(self._home)},
+                env={
+                    **os.environ,
+                    "PPEMA_MIRRORS": "",
+                    "HOME": str(self._home),
+                    "PYTHONPATH": f"{REPOSITORY}:{self._home}",
+                },
                 stdout=file,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
@@ -66,6 +101,16 @@ class Run:
     def is_saving(self):
         """Tell whether a save is under way, or was when the process died."""
         return self.folder.is_dir() and any(self.folder.glob(".tmp-step_*"))
+
+    def processes(self):
+        """Return the ids of the processes that run in the folder, workers too."""
+        found = []
+        for pid in filter(str.isdigit, os.listdir("/proc")):
+            # One that ended just now has no folder any more.
+            with contextlib.suppress(OSError):
+                if os.readlink(f"/proc/{pid}/cwd") == str(self._home):
+                    found.append(int(pid))
+        return found
 
     def finish(self):
         """Let the run go to its end, and return all that it ends with."""

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import paddle
 import pytest
-from conftest import REPOSITORY
+from in_process import REPOSITORY, run_in
 
 from ppema.checkpoint import read_weight_file
 
@@ -24,12 +21,7 @@ RUN = Path("output/lenet_mnist_posthoc")
 
 
 def train_once(folder, *keys):
-    environment = {**os.environ, "HOME": str(folder), "PPEMA_MIRRORS": ""}
-    command = [sys.executable, REPOSITORY / "tools/train.py", "-c", CONFIG, "--eval", "-o"]
-    result = subprocess.run(
-        [*command, *SHORT, *keys], cwd=folder, env=environment, capture_output=True, text=True
-    )
-    assert result.returncode == 0, result.stderr
+    run_in(folder, "train", "-c", CONFIG, "--eval", "-o", *SHORT, *keys)
     return folder / "output"
 
 

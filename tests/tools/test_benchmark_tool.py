@@ -16,7 +16,7 @@ import jsonschema
 import numpy as np
 import paddle
 import pytest
-from conftest import REPOSITORY
+from in_process import REPOSITORY
 
 TOOLS = REPOSITORY / "tools"
 sys.path.insert(0, str(TOOLS))

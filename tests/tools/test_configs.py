@@ -9,12 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from cifar_archives import cifar10_members, write_tar
-from conftest import REPOSITORY
+from in_process import REPOSITORY
 from PIL import Image
+from small_mnist import write_mnist
 
 CONFIGS = sorted(path.stem for path in (REPOSITORY / "configs").glob("*.yml"))
 # One epoch of six steps; the windows in percent and epochs shrink with it.
-SHORT = ("epoch=1", "TrainReader.batch_size=256", "use_vdl=false", "recompute_batches=2")
+SHORT = ("epoch=1", "TrainReader.batch_size=50", "use_vdl=false", "recompute_batches=2")
 
 # What is expected of data that are not at hand.
 UNMEASURED = {"imagefolder": "what your pictures give", "mobilenetv2_cifar10": "not measured yet"}
@@ -23,9 +24,10 @@ UNMEASURED = {"imagefolder": "what your pictures give", "mobilenetv2_cifar10": "
 @pytest.fixture
 def small_data(run_tool):
     """Put a few images in the places where configs look for theirs."""
-    cache = Path("home/.cache/paddle/dataset/cifar")
-    cache.mkdir(parents=True)
-    write_tar(cache / "cifar-10-python.tar.gz", cifar10_members(8))
+    cache = Path("home/.cache/paddle/dataset")
+    (cache / "cifar").mkdir(parents=True)
+    write_tar(cache / "cifar/cifar-10-python.tar.gz", cifar10_members(8))
+    write_mnist(cache / "mnist", num_images=300)
     for name in ("ant", "bee", "cat", "dog"):
         for number in range(5):
             path = Path("images", name, f"{number}.png")

@@ -2,44 +2,34 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shlex
-import subprocess
-import sys
+from pathlib import Path
 
 import paddle
 import pytest
-from conftest import REPOSITORY
+from in_process import REPOSITORY
 
 PAGE = (REPOSITORY / "docs/averages.md").read_text()
 BLOCKS = re.findall(r"```(\w+)\n(.*?)```", PAGE, re.S)
 COMMANDS = [line for language, text in BLOCKS if language == "bash" for line in text.splitlines()]
 YAML = [text for language, text in BLOCKS if language == "yaml"]
 # As typed, but for runs that take seconds.
-SHORT = ["TrainReader.batch_size=256", "use_vdl=false"]
+SHORT = ["TrainReader.batch_size=512", "use_vdl=false"]
 
 
-@pytest.fixture(scope="module")
-def clone(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("clone")
-    for name in ("tools", "configs"):
-        (folder / name).symlink_to(REPOSITORY / name)
-    return folder
-
-
-def test_each_command_works_in_the_order_given(clone):
+def test_each_command_works_in_the_order_given(run_tool):
     assert len(COMMANDS) >= 11
-    environment = {**os.environ, "HOME": str(clone), "PPEMA_MIRRORS": ""}
+    for name in ("tools", "configs"):
+        Path(name).symlink_to(REPOSITORY / name)
     for command in COMMANDS:
-        arguments = shlex.split(command.replace(".venv/bin/python", sys.executable))
-        if "tools/train.py" in command:
+        interpreter, script, *arguments = shlex.split(command)
+        assert (interpreter, Path(script).is_file()) == (".venv/bin/python", True), command
+        if script == "tools/train.py":
             epoch = [] if "epoch=" in command else ["epoch=3"]
             arguments += ["-o", *SHORT, *epoch]
-        result = subprocess.run(
-            arguments, cwd=clone, env=environment, capture_output=True, text=True, timeout=300
-        )
-        assert (result.returncode, result.stderr) == (0, ""), (command, result.stdout)
+        result = run_tool(Path(script).stem, *arguments)
+        assert (result.code, result.err) == (0, ""), (command, result.out)
 
 
 def test_each_python_block_works_beside_the_ones_before_it():

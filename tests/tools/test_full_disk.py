@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 import paddle
 import pytest
-from conftest import REPOSITORY
 from faulty_disk import Fault, FaultyDisk
+from in_process import REPOSITORY
 from torture_record import pending, recorded
 
 from ppema.checkpoint import FINAL, CheckpointStore

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import random
 import re
 import signal
@@ -86,38 +85,3 @@ def test_two_hundred_kills(tmp_path, seed, request):
         with recorded("kill -9", case) as figures:
             require_equal(killed_run(tmp_path, case, figures), uninterrupted)
             assert 10 * figures["mid_save"] >= figures["kills"] == KILLS
-
-
-def stop(run, choose, number, to_group):
-    """Start the run, send a signal while it trains; return the steps that stood then, and now."""
-    before = newest(run)
-    log, process = run.start()
-    enough = before + choose.randint(1, LONGEST)
-    wait_while(process, lambda: newest(run) < enough)
-    time.sleep(choose.uniform(0, 0.05))
-    stood = newest(run)
-    if to_group:
-        os.killpg(process.pid, number)
-    else:
-        process.send_signal(number)
-    assert process.wait(60) == 128 + number, log.read_text()
-    said = re.search(r"stopped by (\w+) after step (\d+), which is saved", log.read_text())
-    assert said[1] == signal.Signals(number).name
-    assert int(said[2]) == newest(run) >= stood
-    Checkpoint(run.store.path(newest(run))).verify()
-    # No orphan: the group is empty once its leader has been waited for.
-    with pytest.raises(ProcessLookupError):
-        os.killpg(process.pid, 0)
-
-
-@pytest.mark.torture
-@pytest.mark.parametrize("to_group", [False, True], ids=["process", "group"])
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["INT", "TERM"])
-def test_ten_signals_of_each_kind(tmp_path, number, to_group, request):
-    for case in pending("signals", [f"{number.name}, {'group' if to_group else 'process'}"]):
-        uninterrupted = request.getfixturevalue("uninterrupted")
-        with recorded("signals", case) as figures:
-            choose, run = random.Random(case), Run(tmp_path)
-            for figures["signals"] in range(1, 11):
-                stop(run, choose, number, to_group)
-            require_equal(run.finish(), uninterrupted)

@@ -8,7 +8,7 @@ import runpy
 import jsonschema
 import pytest
 import yaml
-from conftest import REPOSITORY
+from in_process import REPOSITORY
 
 CONFIGS = sorted(REPOSITORY.glob("configs/**/*.yml"))
 

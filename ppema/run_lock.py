@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 from pathlib import Path
-from typing import IO, Optional
+from typing import IO, Iterator, Optional
 
-from ..errors import FolderInUseError
+from .errors import FolderInUseError
 
 LOCK = ".lock"
 
@@ -50,3 +51,23 @@ class RunLock:
         if self._file is not None:
             self._file.close()
             self._file = None
+
+
+@contextlib.contextmanager
+def hold_if_used(folder: Path) -> Iterator[Optional[RunLock]]:
+    """Hold a folder that a run has used before, for the length of a `with` block; make nothing.
+
+    Gives None where there is no lock to hold, so that no other process can have it.
+
+    Raises:
+        FolderInUseError: another process holds it.
+    """
+    lock = None
+    # What else the disk refuses is for those to say who write.
+    with contextlib.suppress(OSError):
+        lock = RunLock(folder) if (folder / LOCK).exists() else None
+    try:
+        yield lock
+    finally:
+        if lock is not None:
+            lock.release()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import http.server
+import threading
 import time
 
 
@@ -22,6 +23,18 @@ class Mirror(http.server.ThreadingHTTPServer):
 
     def handle_error(self, request, client_address):
         """Stay silent: clients that hang up are what these tests are about."""
+
+
+@contextlib.contextmanager
+def serving():
+    """Give a `Mirror` that answers for the length of a `with` block."""
+    with Mirror() as server:
+        # Polls often, since shutdown waits for a poll.
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+        try:
+            yield server
+        finally:
+            server.shutdown()
 
 
 class _Handler(http.server.BaseHTTPRequestHandler):

@@ -1,0 +1,230 @@
+"""A run stopped after any step goes on as if it had not been: everything it holds is compared."""
+
+from __future__ import annotations
+
+import random
+import signal
+
+import numpy as np
+import paddle
+import pytest
+from torture_record import pending, recorded
+from trainers import bits, make_reader
+
+from ppema import (
+    ExponentialMovingAverage,
+    LatestWeightAverage,
+    LossGate,
+    PowerFunctionEMA,
+    StochasticWeightAverage,
+)
+from ppema.averaging import schedule_state
+from ppema.checkpoint import CheckpointStore, structured_optimizer_state
+from ppema.data import LoaderReader
+from ppema.data.samples import UserSamples
+from ppema.engine.hooks import CheckpointHook, EvaluateHook, LogHook
+from ppema.engine.record import METRICS, Recorder, read_records
+from ppema.engine.resume import find_start, prepare_folder
+from ppema.engine.rng import rng_to_json, seed_everything
+from ppema.engine.run_state import restore
+from ppema.engine.snapshots import SNAPSHOTS, SnapshotHook
+from ppema.engine.stop import StopHook, StopSignals
+from ppema.engine.trainer import Hook, Trainer
+from ppema.errors import StoppedError
+
+# Of two images each; two make a step, and the last step of an epoch has three images.
+NUM_IMAGES, NUM_EPOCHS, STEPS_PER_EPOCH = 99, 4, 25
+SHORT_IMAGES, SHORT_EPOCHS = 23, 2  # of 6 steps each
+
+
+class Images(paddle.io.Dataset):
+    """Images that draw from every generator that Paddle's transforms draw from."""
+
+    class_names = tuple("0123456789")
+
+    def __init__(self, count):
+        super().__init__()
+        self.count = count
+
+    def __len__(self):
+        return self.count
+
+    def __getitem__(self, index):
+        image = np.random.RandomState(index).randint(0, 256, (1, 28, 28)).astype("uint8")
+        draws = (random.random(), np.random.rand(), paddle.rand([1]).item())
+        image[0, 0, :3] = [255 * draw for draw in draws]
+        return image, index % 10
+
+
+class Network(paddle.nn.Layer):
+    """BatchNorm, dropout by Paddle's generator, and noise by NumPy's and Python's."""
+
+    def __init__(self):
+        super().__init__()
+        self.first = paddle.nn.Linear(784, 12)
+        self.bn = paddle.nn.BatchNorm1D(12)
+        self.dropout = paddle.nn.Dropout(0.3)
+        self.head = paddle.nn.Linear(12, 10)
+
+    def forward(self, image):
+        x = paddle.nn.functional.relu(self.bn(self.first(image.flatten(1))))
+        if self.training:
+            x = x * (1 + 0.01 * np.random.rand()) + 0.01 * random.random()
+        return self.head(self.dropout(x))
+
+
+class SignalAfter(Hook):
+    """Let SIGTERM come in a step."""
+
+    def __init__(self, step, signals):
+        self.step, self.signals = step, signals
+
+    def after_step(self, trainer):
+        if trainer.step == self.step:
+            self.signals.received = signal.SIGTERM
+
+
+def make_averages(model):
+    ema = ExponentialMovingAverage
+    return {
+        "ema": ema(model, 0.99, schedule="threshold"),
+        "power_warmup": ema(model, 0.99, schedule="power", start=4),
+        "wide": ema(model, 0.9, shadow_dtype="float64", update_every=3, debias=True),
+        "recomputed": ema(model, 0.8, buffers="recompute"),
+        "swa": StochasticWeightAverage(model, start=5, every=2),
+        "latest": LatestWeightAverage(model, k=3, every=4),
+        "power": PowerFunctionEMA(model, sigma_rel=0.1, update_every=2),
+    }
+
+
+def make_run(folder, images, epochs, num_workers, stop=None):
+    """Return the trainer of a run in `folder`, to be stopped after a step, and its store."""
+    seed_everything(5)
+    model = Network()
+    schedule = paddle.optimizer.lr.LinearWarmup(
+        paddle.optimizer.lr.CosineAnnealingDecay(0.02, 30), 7, 0.001, 0.02
+    )
+    dataset = UserSamples(Images(images)).load(None)
+    store, signals = CheckpointStore(folder, keep=2), StopSignals()
+    recorder = Recorder(folder, None)
+    evaluate = EvaluateHook(make_reader(20), recorder, "best")
+    snapshots = SnapshotHook(folder / SNAPSHOTS, 5)
+    save = CheckpointHook(store, 1, 0, {}, evaluate, snapshots)
+    log = LogHook(recorder, 4, None)
+    trainer = Trainer(
+        model,
+        paddle.nn.CrossEntropyLoss(),
+        paddle.optimizer.AdamW(schedule, parameters=model.parameters(), weight_decay=0.01),
+        LoaderReader(dataset, 2, shuffle=True, drop_last=False, seed=3, num_workers=num_workers),
+        make_averages(model),
+        [log, evaluate, snapshots, save, SignalAfter(stop, signals), StopHook(signals, save)],
+        num_epochs=epochs,
+        lr_scheduler=schedule,
+        accumulate_steps=2,
+        recompute_batches=2,
+        gate=LossGate(max_loss_ratio=1.05),
+    )
+    return trainer, store
+
+
+def live(folder, images, epochs, num_workers, stop=None):
+    """Go on in the folder as `-r auto` does, until a stop or to the end; return the trainer."""
+    folder.mkdir(exist_ok=True)
+    # As in a process of its own; what else was built before is the matter of test_resume.py.
+    with paddle.utils.unique_name.guard():
+        trainer, store = make_run(folder, images, epochs, num_workers, stop)
+    start = find_start(store, "auto", False)
+    if start is not None:
+        seed_everything(99)  # what a process of its own has drawn is not what this one had
+        restore(trainer, start)
+    prepare_folder(store, start, is_done=False)
+    if stop is None:
+        trainer.train()
+    else:
+        with pytest.raises(StoppedError):
+            trainer.train()
+        assert store.newest().step == stop == trainer.step
+    return trainer
+
+
+def plain(value):
+    """Return a state with the bits of its tensors in their place."""
+    if paddle.is_tensor(value):
+        return value.numpy().tobytes()
+    if isinstance(value, dict):
+        return {key: plain(item) for key, item in value.items()}
+    return [plain(item) for item in value] if isinstance(value, list) else value
+
+
+def everything(trainer, folder):
+    """Return all that a run holds, in memory and in its record."""
+    evaluate, snapshots = trainer.hooks[1:3]
+    records = [{**r, "ips": None} for r in read_records(folder / METRICS)]
+    return {
+        "weights": bits(trainer.model.state_dict()),
+        "optimizer": bits(structured_optimizer_state(trainer.optimizer, trainer.model)),
+        "schedule": schedule_state(trainer.lr_scheduler),
+        **{name: plain(average.state_dict()) for name, average in trainer.averages.items()},
+        "gate": trainer.gate.state_dict(),
+        "generators": rng_to_json(),
+        "place": (trainer.step, trainer.epoch, trainer.samples, trainer.step_in_epoch),
+        "best": evaluate.best,
+        "snapshots": snapshots.facts(),
+        "records": records,
+    }
+
+
+def require_equal(found, wanted):
+    assert list(found) == list(wanted)
+    different = [part for part in wanted if found[part] != wanted[part]]
+    assert different == []
+
+
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory):
+    """Return a function from images and epochs to what the uninterrupted run holds at its end."""
+    done = {}
+
+    def of(images, epochs):
+        if (images, epochs) not in done:
+            folder = tmp_path_factory.mktemp("straight")
+            trainer = live(folder, images, epochs, num_workers=0)
+            done[images, epochs] = everything(trainer, folder)
+        return done[images, epochs]
+
+    return of
+
+
+# Of 12: the first, around the end of the epoch, in and beside log intervals, the last but one.
+@pytest.mark.parametrize(("step", "num_workers"), [(1, 0), (5, 2), (6, 0), (7, 2), (11, 0)])
+def test_a_run_stopped_after_a_step_holds_what_the_uninterrupted_one_does(
+    tmp_path, straight, step, num_workers
+):
+    of = SHORT_IMAGES, SHORT_EPOCHS, num_workers
+    live(tmp_path, *of, stop=step)
+    trainer = live(tmp_path, *of)
+    assert trainer.step == 12
+    assert trainer.gate.num_left_out > 0
+    require_equal(everything(trainer, tmp_path), straight(SHORT_IMAGES, SHORT_EPOCHS))
+
+
+def test_the_number_of_workers_may_change_at_each_stop(tmp_path, straight):
+    for num_workers, stop in ((0, 2), (2, 5), (0, 6), (1, 9), (2, None)):
+        trainer = live(tmp_path, SHORT_IMAGES, SHORT_EPOCHS, num_workers, stop)
+    require_equal(everything(trainer, tmp_path), straight(SHORT_IMAGES, SHORT_EPOCHS))
+
+
+@pytest.mark.torture
+@pytest.mark.parametrize(
+    ("num_workers", "step"),
+    [(workers, step) for workers in (0, 2) for step in range(1, NUM_EPOCHS * STEPS_PER_EPOCH)],
+)
+def test_every_step(tmp_path, straight, num_workers, step):
+    for case in pending("every step", [f"{num_workers} workers, step {step}"]):
+        with recorded("every step", case) as figures:
+            of = NUM_IMAGES, NUM_EPOCHS, num_workers
+            live(tmp_path, *of, stop=step)
+            trainer = live(tmp_path, *of)
+            assert trainer.step == NUM_EPOCHS * STEPS_PER_EPOCH
+            require_equal(everything(trainer, tmp_path), straight(NUM_IMAGES, NUM_EPOCHS))
+            figures["stops"] = 1
