@@ -43,6 +43,8 @@ def anything(**arguments):
 CATALOG = {
     "TrainDataset": Choices({"Digits": Digits, "MNIST": MNIST}),
     "EvalDataset": Choices({"Digits": Digits, "MNIST": MNIST}),
+    "TrainReader.transforms": Choices({"Flip": opaque}, is_open=True),
+    "EvalReader.transforms": Choices({"Flip": opaque}, is_open=True),
     "Model": Choices({"LeNet": anything, "Other": anything}, is_open=True),
     "Loss": Choices({"CrossEntropyLoss": anything}, is_open=True),
     "Optimizer": Choices(

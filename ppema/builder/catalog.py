@@ -8,7 +8,7 @@ import paddle
 
 from ..averaging import AVERAGES, ArgumentError, WeightAverage
 from ..config import Choices, Config, Named, load_config
-from ..data import DATASETS
+from ..data import DATASETS, paddle_transforms
 from ..errors import ConfigError
 from ..models import MODEL_HINTS, MODELS
 from ..optim import (
@@ -23,10 +23,15 @@ from ..optim import (
 )
 from ..schedules import SCHEDULER_HINTS, SCHEDULERS
 
+# `keys` is for boxes and masks beside the image.
+_TRANSFORMS = Choices(paddle_transforms(), given=frozenset({"keys"}), is_open=True)
+
 # The classes that each section of a config may name.
 CATALOG: Mapping[str, Choices] = {
     "TrainDataset": Choices(DATASETS),
     "EvalDataset": Choices(DATASETS),
+    "TrainReader.transforms": _TRANSFORMS,
+    "EvalReader.transforms": _TRANSFORMS,
     "Model": Choices(MODELS, base=paddle.nn.Layer, is_open=True, hints=MODEL_HINTS),
     "Loss": Choices(LOSSES, base=paddle.nn.Layer, is_open=True, hints=LOSS_HINTS),
     "Optimizer": Choices(

@@ -1,16 +1,18 @@
-"""Which images a model takes, where it does not take those of the data."""
+"""What is said where a model does not take the images of the data: which it takes, what made these."""
 
 from __future__ import annotations
 
 import inspect
 from contextlib import contextmanager
-from typing import Any, Iterator
+from typing import Any, Iterator, Sequence
 
 import paddle
 
-from ..config import Named
+from ..config import Config, Named
 from ..models import IN_CHANNELS, first_convolution
 
+# Arguments of data sets that decide what the images are.
+_KEYS = ("image_size", "channels")
 # As data sets and networks are made for.
 _SIZES = (28, 32, 64, 96, 128, 224, 299)
 
@@ -70,3 +72,23 @@ def _takes(model: Any, shape: list[int]) -> bool:
 
 def _channels(number: int) -> str:
     return f"{number} channel" if number == 1 else f"{number} channels"
+
+
+def said_of_images(config: Config, part: str, shape: Sequence[int]) -> str:
+    """Return what the images are, and which keys make them so.
+
+    Args:
+        config: of the run.
+        part: Train or Eval.
+        shape: channels, rows, columns.
+    """
+    named, transforms = f"{part}Dataset", f"{part}Reader.transforms"
+    dataset: Named = getattr(config, named)
+    parameters = inspect.signature(dataset.cls).parameters
+    keys = [f"{named}.{key}" for key in _KEYS if key in parameters]
+    images = f"the images are [{','.join(map(str, shape))}]"
+    if getattr(config, f"{part}Reader").transforms:
+        return f"{images} by {' and '.join([*keys, transforms])}"
+    if keys:
+        return f"{images} by {' and '.join(keys)}"
+    return f"{images}; {transforms} can make others of them, by Resize and Grayscale"

@@ -23,6 +23,7 @@ from ..optim import NO_WEIGHT_DECAY, require_mean, require_positive_clip, spare_
 from ..schedules import SCHEDULERS, require_whole_run, takes_schedule
 from .catalog import argument_error, construct
 from .pretrained import load_pretrained
+from .run_data import make_transforms, require_sizes
 
 logger = logging.getLogger(__name__)
 
@@ -188,6 +189,9 @@ def check(config: Config) -> None:
     load_pretrained(config, model, may_download=False)
     make_loss(config)
     make_gate(config)
+    require_sizes(config)
+    make_transforms(config, "TrainReader")
+    make_transforms(config, "EvalReader")
     # Without data the steps of an epoch are not known; that a duration is one can be checked.
     run = run_length(config, steps_per_epoch=1000)
     make_optimizer(config, model, run)

@@ -6,7 +6,7 @@ import inspect
 import logging
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Mapping, Optional
+from typing import Any, Literal, Mapping, Optional
 
 from ..checkpoint import Checkpoint
 from ..config import Config, Named
@@ -14,14 +14,21 @@ from ..data import (
     ArrayDataset,
     ArrayReader,
     Dataset,
+    ImageFolder,
     LoaderReader,
     Reader,
+    Step,
+    TransformFault,
+    Transforms,
     load_dataset,
     load_datasets,
+    transform_samples,
 )
 from .catalog import construct
 
 logger = logging.getLogger(__name__)
+
+ReaderName = Literal["TrainReader", "EvalReader"]
 
 
 @dataclass(frozen=True)
@@ -51,6 +58,7 @@ def load_data(config: Config, start: Optional[Checkpoint], accepts_others: bool 
     Raises:
         DataError: missing, damaged, or (OtherDataError) not those that the run began with.
     """
+    require_sizes(config)
     saved = start.manifest["data"] if start is not None and not accepts_others else None
     train_request = _request(config, config.TrainDataset, saved and saved["train"])
     eval_request = _request(config, config.EvalDataset, saved and saved["eval"])
@@ -70,6 +78,7 @@ def load_eval_data(config: Config, manifest: Mapping[str, Any]) -> Dataset:
     Raises:
         DataError: missing, damaged, or other data than the run's.
     """
+    require_sizes(config)
     saved = manifest.get("data")
     return load_dataset(
         _request(config, config.EvalDataset, saved and saved["eval"]),
@@ -83,7 +92,7 @@ def make_train_reader(config: Config, dataset: Dataset) -> Reader:
     """Return the reader of the training data, in an order that seed and epoch decide."""
     section = config.TrainReader
     return _make_reader(
-        dataset,
+        transformed(config, dataset, "TrainReader"),
         section.batch_size,
         "TrainReader",
         section.num_workers,
@@ -96,12 +105,62 @@ def make_train_reader(config: Config, dataset: Dataset) -> Reader:
 def make_eval_reader(config: Config, dataset: Dataset) -> Reader:
     """Return the reader of the evaluation data: every image once, in order."""
     section = config.EvalReader
-    return _make_reader(dataset, section.batch_size, "EvalReader", section.num_workers)
+    prepared = transformed(config, dataset, "EvalReader")
+    return _make_reader(prepared, section.batch_size, "EvalReader", section.num_workers)
 
 
 def make_trial_reader(dataset: Dataset, num_images: int) -> Reader:
     """Return a reader of a few images, for which no worker is started."""
     return _make_reader(dataset, num_images, "EvalReader", num_workers=0)
+
+
+def make_transforms(config: Config, section: ReaderName) -> Optional[Transforms]:
+    """Return what a reader's section does to each image, None where it does nothing.
+
+    Raises:
+        ConfigError: a transform refuses its arguments, or cannot be called; with its line.
+    """
+    steps = []
+    for named in getattr(config, section).transforms:
+        transform = construct(config, named)
+        if not callable(transform):
+            raise config.error(
+                f"{named.path}.name",
+                f"{named.path} ({named.name}) gives a {type(transform).__name__}, which cannot be "
+                "called with an image",
+            )
+        steps.append(Step(named.path, named.name, transform))
+    return Transforms(steps) if steps else None
+
+
+def transformed(config: Config, dataset: Dataset, section: ReaderName) -> Dataset:
+    """Return the data as a reader's section says; the same object where it names no transforms.
+
+    Raises:
+        ConfigError: a transform refuses its arguments or one of the samples tried.
+        DataError: a sample cannot be read, or what comes out are images of several sizes.
+    """
+    transforms = make_transforms(config, section)
+    if transforms is None:
+        return dataset
+    try:
+        return transform_samples(dataset, transforms)
+    except TransformFault as fault:
+        raise config.error(fault.path, str(fault)) from None
+
+
+def require_sizes(config: Config) -> None:
+    """Raise ConfigError where images keep their own sizes and no transform makes them one."""
+    pairs = ((config.TrainDataset, config.TrainReader), (config.EvalDataset, config.EvalReader))
+    for dataset, reader in pairs:
+        is_own = dataset.cls is ImageFolder and dataset.arguments.get("image_size") is None
+        if is_own and not reader.transforms:
+            section = dataset.path.replace("Dataset", "Reader")
+            raise config.error(
+                dataset.path,
+                f"{dataset.path}.image_size is missing, such as image_size: 64; it may be left out "
+                f"where {section}.transforms make the size",
+            )
 
 
 def note_on(dataset: Dataset) -> str:

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any, Callable, Optional, Sequence
 
 import paddle
 
 from ..config import Config
+from ..data import Dataset
 from ..data.seeding import kept_generators
 from ..engine.trainer import Trainer
 from .catalog import reason_of
-from .images import no_empty_outputs, what_fits
-from .run_data import RunData, make_trial_reader
+from .images import no_empty_outputs, said_of_images, what_fits
+from .run_data import RunData, make_trial_reader, transformed
+
+logger = logging.getLogger(__name__)
 
 
 def try_one_batch(config: Config, trainer: Trainer, data: RunData) -> None:
@@ -24,13 +28,17 @@ def try_one_batch(config: Config, trainer: Trainer, data: RunData) -> None:
             loss is no single number.
     """
     model, dataset = trainer.model, data.train
+    # As the reader of the training data has transformed them.
+    image, label = _first_batch(trainer.reader.dataset)
+    eval_image, _ = _first_batch(transformed(config, data.eval, "EvalReader"))
+    is_other = eval_image.shape[1:] != image.shape[1:]
     model.eval()
-    batch = next(make_trial_reader(dataset, num_images=2).batches(1))
-    image, label = paddle.to_tensor(batch.image), paddle.to_tensor(batch.label)
     try:
         with paddle.no_grad(), kept_generators():
-            logits = _run_model(config, model, image)
+            logits = _run_model(config, model, image, "Train")
             _require_logits(config, logits, len(label), dataset.class_names)
+            if is_other:
+                _run_model(config, model, eval_image, "Eval")
             loss = _attempt(
                 config, "Loss", config.Loss.name, lambda: trainer.loss_fn(logits, label)
             )
@@ -40,6 +48,17 @@ def try_one_batch(config: Config, trainer: Trainer, data: RunData) -> None:
                 )
     finally:
         model.train()
+    if is_other:
+        logger.warning(
+            "in training %s; in evaluation %s; is that meant?",
+            said_of_images(config, "Train", image.shape[1:]),
+            said_of_images(config, "Eval", eval_image.shape[1:]),
+        )
+
+
+def _first_batch(dataset: Dataset) -> tuple[Any, Any]:
+    batch = next(make_trial_reader(dataset, num_images=2).batches(1))
+    return paddle.to_tensor(batch.image), paddle.to_tensor(batch.label)
 
 
 def _require_logits(
@@ -59,15 +78,16 @@ def _require_logits(
         )
 
 
-def _run_model(config: Config, model: Any, image: Any) -> Any:
-    """Return the logits, or say which images the model would take."""
+def _run_model(config: Config, model: Any, image: Any, part: str) -> Any:
+    """Return the logits, or say which images the model would take, and what decides theirs."""
     try:
         with no_empty_outputs(model):
             return model(image)
     # Whatever a class of Paddle's or the user's raises, it does not fit the data.
     except Exception as error:
         key, reason = what_fits(config.Model, model, image)
-        text = f"Model ({config.Model.name}): {reason or reason_of(error)}"
+        images = said_of_images(config, part, image.shape[1:])
+        text = f"Model ({config.Model.name}): {reason or reason_of(error)}; {images}"
         raise config.error(f"Model.{key}", text) from error
 
 

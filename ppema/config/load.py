@@ -152,9 +152,9 @@ def _convert_collection(
 
 
 def _unknown_key(name: str, path: str, origin: Origin, fields: Mapping[str, Any]) -> ConfigError:
-    if not path and name in FOREIGN_KEYS:
-        return ConfigError(f"{origin}: {name!r} {FOREIGN_KEYS[name]}")
     key_path = f"{path}.{name}" if path else name
+    if name in FOREIGN_KEYS and (not path or path.endswith("Reader")):
+        return ConfigError(f"{origin}: {key_path!r} {FOREIGN_KEYS[name]}")
     return ConfigError(f"{origin}: unknown key {key_path!r}{suggest(name, fields)}")
 
 

@@ -69,7 +69,7 @@ def convert_named(node: Node, choices: Choices, path: str) -> Named:
         raise wrong(node, path, "a mapping with a name, such as {name: …}")
     name_node = node.items.get("name")
     if name_node is None:
-        raise ConfigError(f"{node.origin}: '{path}.name' is missing")
+        raise ConfigError(f"{node.origin}: '{path}.name' is missing{_by_name(node)}")
     if not isinstance(name_node, Scalar) or not isinstance(name_node.value, str):
         raise wrong(name_node, f"{path}.name", "the name of a class")
     name = name_node.value
@@ -110,6 +110,13 @@ def arguments_of(cls: Callable[..., Any], given: frozenset[str]) -> dict[str, in
 def _extra(name: str, annotation: Any) -> inspect.Parameter:
     kind = inspect.Parameter.KEYWORD_ONLY
     return inspect.Parameter(name, kind, annotation=annotation, default=None)
+
+
+def _by_name(node: MappingNode) -> str:
+    """Return how `RandomFlip: {prob: 0.5}` is written here, as PaddleDetection's users have it."""
+    keys = list(node.items)
+    is_foreign = len(keys) == 1 and isinstance(node.items[keys[0]], MappingNode)
+    return f"; write {{name: {shorten(keys[0])}, …}}" if is_foreign else ""
 
 
 def _is_named(parameter: inspect.Parameter) -> bool:

@@ -12,6 +12,9 @@ from .named import Named
 
 # Of epochs, steps and images alike: beyond it durations and step numbers overflow.
 _MOST = 10**9
+_WORKERS = (
+    "processes that make batches ahead, of data not in memory or transformed; 0 makes them in turn"
+)
 # Of an average: it names files and folders.
 AVERAGE_NAME = re.compile(r"[a-z][a-z0-9_]*")
 
@@ -49,11 +52,10 @@ class TrainReaderKeys:
     batch_size: int = key("images in a batch", at_least=1, at_most=_MOST)
     shuffle: bool = key("another order each epoch, keyed by seed and epoch", True)
     drop_last: bool = key("leave out a last batch that is not full", False)
-    num_workers: int = key(
-        "processes that make batches ahead, of data that are not in memory; 0 makes them in turn",
-        1,
-        at_least=0,
-        at_most=64,
+    num_workers: int = key(_WORKERS, 1, at_least=0, at_most=64)
+    transforms: List[Named] = key(
+        "of paddle.vision.transforms, or your own, in turn on each image; keyed by seed and epoch",
+        [],
     )
 
 
@@ -64,12 +66,8 @@ class EvalReaderKeys:
     batch_size: int = key(
         "images in a batch; does not change the figures", at_least=1, at_most=_MOST
     )
-    num_workers: int = key(
-        "processes that make batches ahead, of data that are not in memory; 0 makes them in turn",
-        1,
-        at_least=0,
-        at_most=64,
-    )
+    num_workers: int = key(_WORKERS, 1, at_least=0, at_most=64)
+    transforms: List[Named] = key("as TrainReader's, the same at each evaluation", [])
 
 
 @dataclass
@@ -132,6 +130,10 @@ class Keys:
 
 
 _AS_SECTION = "is written as a section here: "
+_AS_TRANSFORMS = (
+    "is written in the readers here: TrainReader: {batch_size: 64, transforms: "
+    "[{name: RandomHorizontalFlip, prob: 0.5}]}"
+)
 _NO_METRIC = "is not needed here: evaluation gives top-1, top-2 and the loss"
 _AN_EMA = _AS_SECTION + "Averages: {ema: {name: ExponentialMovingAverage, "
 # What users of PaddleDetection and PaddleClas will try, and how it is said here.
@@ -153,6 +155,8 @@ FOREIGN_KEYS = {
     "architecture": _AS_SECTION + "Model: {name: LeNet}",
     "num_classes": "is an argument of the model here: Model: {name: LeNet, num_classes: 10}",
     "worker_num": "is written in the readers here: TrainReader: {batch_size: 64, num_workers: 2}",
+    "sample_transforms": _AS_TRANSFORMS,
+    "transform_ops": _AS_TRANSFORMS,
     "TestReader": _AS_SECTION + "EvalReader: {batch_size: 250}",
     "OptimizerBuilder": "is one section here: Optimizer: {name: Momentum, momentum: 0.9, "
     "weight_decay: 0.0005, grad_clip: {name: ClipGradByGlobalNorm, clip_norm: 1.0}}",

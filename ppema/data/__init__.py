@@ -11,9 +11,11 @@ from .digits import Digits
 from .image_folder import ImageFolder
 from .loader import LoaderReader
 from .mnist import MNIST, FashionMNIST
+from .paddle_transforms import paddle_transforms
 from .reader import ArrayReader, Batch, Reader
 from .resolve import DATASETS, Dataset, DatasetRequest, Offline, load_dataset, load_datasets
 from .samples import SampleDataset
+from .transforms import Step, TransformFault, Transforms, prepare_image, transform_samples
 
 __all__ = [
     "DATASETS",
@@ -32,6 +34,12 @@ __all__ = [
     "Offline",
     "Reader",
     "SampleDataset",
+    "Step",
+    "TransformFault",
+    "Transforms",
     "load_dataset",
     "load_datasets",
+    "paddle_transforms",
+    "prepare_image",
+    "transform_samples",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import os
 import sys
 import urllib.parse
@@ -72,8 +73,10 @@ def open_folder(dataset_dir: str) -> Path:
         DataError: there is no such folder.
     """
     folder = Path(os.path.expanduser(dataset_dir))
+    if os.path.isfile(folder):
+        raise DataError(f"dataset_dir {folder}: is a file; name the folder that it is in")
     if not os.path.isdir(folder):
-        raise DataError(f"dataset_dir {folder}: no such folder")
+        raise DataError(f"dataset_dir {folder}: no such folder{_near(folder)}")
     return folder
 
 
@@ -145,6 +148,25 @@ def fetch(
 def in_words(archives: Sequence[Archive]) -> str:
     """Return the names of archives as the mirrors serve them."""
     return " and ".join(f"{archive.name}.gz" for archive in archives)
+
+
+def _near(folder: Path) -> str:
+    """Return `; did you mean images?`, where a folder of a similar name lies in that place."""
+    missing = folder
+    while not os.path.isdir(missing.parent) and missing.parent != missing:
+        missing = missing.parent
+    try:
+        with os.scandir(missing.parent) as entries:
+            names = [entry.name for entry in entries if entry.is_dir()]
+    except OSError:
+        return ""
+    by_lower = {name.lower(): name for name in names}
+    near = difflib.get_close_matches(missing.name.lower(), by_lower, 1)
+    if not near:
+        return ""
+    found = missing.parent / by_lower[near[0]]
+    whole = found / folder.relative_to(missing)
+    return f"; did you mean {whole if os.path.isdir(whole) else found}?"
 
 
 def _is_web_address(address: str) -> bool:

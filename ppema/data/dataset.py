@@ -90,6 +90,17 @@ class Scale:
         image -= self._mean
         image /= self._std
 
+    def fed(self, images: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
+        """Return what the model is fed, a copy: bytes scaled, float32 as it is.
+
+        Args:
+            images: uint8 or float32, [N, C, H, W] or [C, H, W].
+        """
+        copy: npt.NDArray[np.float32] = images.astype(np.float32)
+        if images.dtype == np.uint8:
+            self.apply(copy)
+        return copy
+
 
 def scale_fault(mean: PerChannel, std: PerChannel, num_channels: int) -> Optional[str]:
     """Return what is wrong with a mean and a standard deviation, None where nothing is."""

@@ -11,26 +11,27 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Optional, Tuple, Union
+from typing import ClassVar, Literal, Optional, Sequence, Tuple, Union, get_args
 
 import numpy as np
 import numpy.typing as npt
 
 from ..errors import DataError
 from .archives import open_folder, require_folder_name, require_mode
-from .dataset import ArrayDataset, Kind, array_digest
+from .dataset import ArrayDataset, Kind, array_digest, scale_fault
 from .download import Downloader, ProgressLine
-from .samples import SampleDataset
+from .picture import IMAGE_SUFFIXES, ResizeMode, known_suffixes, read_image
+from .samples import OWN_SIZE, SampleDataset
 
 logger = logging.getLogger(__name__)
 
 # Decoded images that take at most this many bytes are kept in memory.
 MAX_BYTES_IN_MEMORY = 512 << 20
-_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"}
-# Not all that Pillow reads: for EPS it would start Ghostscript, and no file may run code.
-_FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "TIFF", "PPM")
 _NUM_NAMED = 3
+# Sub-folders of these names alone are parts, each with the classes in it.
+_PARTS = frozenset(("train", "training", "val", "valid", "validation", "eval", "test", "testing"))
 _SCALE = 127.5
+_RESIZE_MODES = get_args(ResizeMode)
 
 
 @dataclass(frozen=True)
@@ -38,17 +39,21 @@ class ImageFolder:
     """Ask for the images of a folder that holds one sub-folder a class, named as the class.
 
     Images may lie deeper in the sub-folder. Classes are counted in the order of their names;
-    names that begin with a dot are passed over. Pixels are scaled to [-1, 1].
+    names that begin with a dot are passed over. A pixel x is fed to the model as (x - mean) / std.
 
     Args:
         mode: train or test; which part of the folder, where there is a split.
         dataset_dir: the folder.
-        image_size: rows and columns to scale each image to (bilinear, whatever its proportions),
-            or one number for both.
+        image_size: rows and columns to scale each image to (bilinear), or one number for both;
+            None keeps each image's own, which then are read when needed, for transforms.
         channels: 3 for colour, 1 for grey.
         split: share of each class's images that is for training, the rest is for testing; None
             takes all of the folder for either mode, so that each mode has a folder of its own.
         split_seed: another one splits differently.
+        resize: what becomes of other proportions: stretch gives them up, crop keeps what fits of
+            the middle, pad keeps the whole, with black beside it.
+        mean: in units of pixels, 0 to 255; one number, or one for each channel.
+        std: likewise; the two defaults bring pixels to [-1, 1].
 
     Raises:
         ValueError: an argument is out of range.
@@ -56,10 +61,13 @@ class ImageFolder:
 
     mode: Literal["train", "test"]
     dataset_dir: str
-    image_size: Union[int, Tuple[int, int]]
+    image_size: Optional[Union[int, Tuple[int, int]]] = None
     channels: Literal[1, 3] = 3
     split: Optional[float] = None
     split_seed: int = 0
+    resize: ResizeMode = "stretch"
+    mean: Union[float, Tuple[float, ...]] = _SCALE
+    std: Union[float, Tuple[float, ...]] = _SCALE
 
     kind: ClassVar[Kind] = "image_folder"
     title: ClassVar[str] = "an image folder"
@@ -67,7 +75,7 @@ class ImageFolder:
     def __post_init__(self) -> None:
         require_folder_name(self.dataset_dir)
         require_mode(self.mode)
-        if min(self.size) < 1:
+        if self.size is not None and min(self.size) < 1:
             raise ValueError(f"image_size must be 1 or more, got {self.image_size}")
         if self.channels not in (1, 3):
             raise ValueError(f"channels must be 1 or 3, got {self.channels}")
@@ -75,12 +83,26 @@ class ImageFolder:
             raise ValueError(f"split must be above 0 and below 1, got {self.split}")
         if not 0 <= self.split_seed < 2**32:
             raise ValueError(f"split_seed must be in [0, {2**32 - 1}], got {self.split_seed}")
+        if self.resize not in _RESIZE_MODES:
+            raise ValueError(f"resize must be {', '.join(_RESIZE_MODES)}, got {self.resize!r}")
+        if self.resize != "stretch" and self.size is None:
+            raise ValueError(f"resize is {self.resize}, and there is no image_size to resize to")
+        fault = scale_fault(self.mean, self.std, self.channels)
+        if fault is not None:
+            raise ValueError(fault)
+        stds = self.std if isinstance(self.std, tuple) else (self.std,)
+        # What others write for pixels from 0 to 1, such as 0.229.
+        if min(stds) < 1:
+            raise ValueError(
+                f"std must be 1 or more, in units of pixels from 0 to 255 (0.5 of 1 is 127.5), "
+                f"got {self.std}"
+            )
 
     @property
-    def size(self) -> tuple[int, int]:
-        """Return rows and columns."""
+    def size(self) -> Optional[tuple[int, int]]:
+        """Return rows and columns, None where each image keeps its own."""
         size = self.image_size
-        return (size, size) if isinstance(size, int) else (size[0], size[1])
+        return (size, size) if isinstance(size, int) else size
 
     def load(self, downloader: Downloader) -> Union[ArrayDataset, SampleDataset]:
         """Return what is asked for, in memory where it is small; nothing is downloaded.
@@ -98,15 +120,12 @@ class ImageFiles:
     Args:
         paths: the files.
         labels: their classes.
-        size: rows and columns to scale to.
-        channels: 3 for colour, 1 for grey.
+        request: says how.
     """
 
-    def __init__(
-        self, paths: list[Path], labels: list[int], size: tuple[int, int], channels: int
-    ) -> None:
+    def __init__(self, paths: list[Path], labels: list[int], request: ImageFolder) -> None:
         self._paths, self._labels = paths, labels
-        self._size, self._channels = size, channels
+        self._how = (request.size, request.channels, request.resize)
 
     def __len__(self) -> int:
         """Return the number of images."""
@@ -118,7 +137,7 @@ class ImageFiles:
         Raises:
             DataError: the file cannot be read; names it.
         """
-        return read_image(self._paths[index], self._size, self._channels), self._labels[index]
+        return read_image(self._paths[index], *self._how), self._labels[index]
 
 
 def load_image_folder(request: ImageFolder) -> Union[ArrayDataset, SampleDataset]:
@@ -128,22 +147,22 @@ def load_image_folder(request: ImageFolder) -> Union[ArrayDataset, SampleDataset
         class_names, paths, labels = _find_images(folder, request)
     except OSError as error:
         raise DataError(f"{error.filename}: {error.strerror}") from None
-    shape = (request.channels, *request.size)
-    files = ImageFiles(paths, labels, request.size, request.channels)
+    shape = (request.channels, *(request.size or OWN_SIZE))
+    files = ImageFiles(paths, labels, request)
     source = f"{request.mode} images ({len(files):,} in {len(class_names)} classes) from {folder}"
     num_bytes = len(files) * int(np.prod(shape))
-    if num_bytes > MAX_BYTES_IN_MEMORY:
+    if request.size is None or num_bytes > MAX_BYTES_IN_MEMORY:
         return SampleDataset(
             samples=files,
             num_samples=len(files),
             image_shape=shape,
             image_dtype=np.uint8,
             class_names=class_names,
-            mean=_SCALE,
-            std=_SCALE,
+            mean=request.mean,
+            std=request.std,
             source=source,
             kind=request.kind,
-            digest=_digest_of_files(folder, paths, class_names, shape),
+            digest=_digest_of_files(folder, paths, class_names, request, shape),
         )
     logger.info("reading %s images into memory (%.1f MB)", f"{len(files):,}", num_bytes / 1e6)
     images, classes = _read_all(files, shape), np.array(labels, dtype=np.int64)
@@ -153,40 +172,12 @@ def load_image_folder(request: ImageFolder) -> Union[ArrayDataset, SampleDataset
         images=images,
         labels=classes,
         class_names=class_names,
-        mean=_SCALE,
-        std=_SCALE,
+        mean=request.mean,
+        std=request.std,
         source=source,
         kind=request.kind,
         digest=digest.hexdigest(),
     )
-
-
-def read_image(path: Path, size: tuple[int, int], channels: int) -> npt.NDArray[np.uint8]:
-    """Return an image file as uint8 [channels, rows, columns], upright and scaled to `size`.
-
-    Raises:
-        DataError: the file cannot be read, is damaged, or is no 8-bit image; names it.
-    """
-    from PIL import Image, ImageOps
-
-    try:
-        with Image.open(path, formats=_FORMATS) as image:
-            # A conversion would cut wider pixels off at 255, not scale them.
-            if image.mode[0] in "IF":
-                raise DataError(f"{path}: has more than 8 bits a channel; save it with 8")
-            upright = ImageOps.exif_transpose(image)
-            if "transparency" in upright.info:
-                upright = upright.convert("RGBA")
-            small = upright.convert("RGB" if channels == 3 else "L").resize(
-                (size[1], size[0]), Image.Resampling.BILINEAR
-            )
-    except DataError:
-        raise
-    # Pillow's decoders raise whatever they meet in a damaged file.
-    except Exception as error:
-        raise DataError(f"{path}: {_reason(path, error)}") from None
-    rows: npt.NDArray[np.uint8] = np.asarray(small, dtype=np.uint8).reshape(*size, channels)
-    return np.moveaxis(rows, -1, 0)
 
 
 def _find_images(
@@ -196,8 +187,7 @@ def _find_images(
     class_names = tuple(
         sorted(e.name for e in os.scandir(folder) if e.is_dir() and not e.name.startswith("."))
     )
-    if not class_names:
-        raise DataError(f"{folder}: has no sub-folders; expected one a class, with its images")
+    _require_classes(folder, class_names)
     paths: list[Path] = []
     labels: list[int] = []
     others: list[Path] = []
@@ -205,13 +195,35 @@ def _find_images(
         images, not_images = _files_in(folder / name)
         others += not_images
         if not images:
-            raise DataError(f"{folder / name}: has no images; known are {_suffixes()}")
+            raise DataError(f"{folder / name}: has no images; known are {known_suffixes()}")
         if request.split is not None:
             images = _part(images, request, label)
         paths += images
         labels += [label] * len(images)
     _tell_of(others, folder)
     return class_names, paths, labels
+
+
+def _require_classes(folder: Path, class_names: Sequence[str]) -> None:
+    """Raise DataError where the sub-folders are no classes, because another folder was meant."""
+    if not class_names:
+        is_class = any(_is_image(name) for name in os.listdir(folder))
+        above = folder.absolute().parent
+        hint = f"; if it is a class itself, name {above}" if is_class else ""
+        raise DataError(
+            f"{folder}: has no sub-folders; expected one a class, with its images{hint}"
+        )
+    if _PARTS.issuperset(name.lower() for name in class_names):
+        found = " and ".join(str(folder / name) for name in class_names)
+        raise DataError(
+            f"{folder}: its sub-folders {', '.join(class_names)} are no classes; set "
+            f"TrainDataset.dataset_dir and EvalDataset.dataset_dir to one of them each ({found}), "
+            "and split: null"
+        )
+
+
+def _is_image(name: str) -> bool:
+    return Path(name).suffix.lower() in IMAGE_SUFFIXES and not name.startswith(".")
 
 
 def _files_in(folder: Path) -> tuple[list[Path], list[Path]]:
@@ -222,8 +234,7 @@ def _files_in(folder: Path) -> tuple[list[Path], list[Path]]:
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in sorted(names):
             path = Path(parent, name)
-            is_image = path.suffix.lower() in _SUFFIXES and not name.startswith(".")
-            (images if is_image else others).append(path)
+            (images if _is_image(name) else others).append(path)
     for path in images:
         if path.stat().st_size == 0:
             raise DataError(f"{path}: is empty")
@@ -277,23 +288,16 @@ def _cores() -> int:
 
 
 def _digest_of_files(
-    folder: Path, paths: list[Path], class_names: tuple[str, ...], shape: tuple[int, ...]
+    folder: Path,
+    paths: list[Path],
+    class_names: tuple[str, ...],
+    request: ImageFolder,
+    shape: tuple[int, ...],
 ) -> str:
     """Return a sha256 over names and sizes of the files: their bytes would have to be read."""
-    digest = hashlib.sha256(repr((class_names, shape)).encode())
+    # A stretched image's digest is what it was before there were other ways.
+    how = () if request.resize == "stretch" else (request.resize,)
+    digest = hashlib.sha256(repr((class_names, shape, *how)).encode())
     for path in paths:
         digest.update(f"{path.relative_to(folder).as_posix()} {path.stat().st_size}\n".encode())
     return digest.hexdigest()
-
-
-def _reason(path: Path, error: Exception) -> str:
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror
-    if type(error).__name__ == "UnidentifiedImageError":
-        return f"is no image of a known kind ({_suffixes()})"
-    lines: list[Any] = str(error).splitlines() or [type(error).__name__]
-    return f"is damaged ({lines[0][:100]})"
-
-
-def _suffixes() -> str:
-    return " ".join(sorted(_SUFFIXES))

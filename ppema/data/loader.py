@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Iterator, Sequence
 
 import numpy as np
-import numpy.typing as npt
 
 from .dataset import Scale
 from .reader import Batch, Indices, Reader
@@ -31,7 +30,8 @@ class LoaderReader(Reader):
             workers (macOS, Windows), 0.
 
     Raises:
-        ValueError: batch_size, seed or num_workers is out of range.
+        ValueError: batch_size, seed or num_workers is out of range, or the images are not of one
+            size.
         DataError: drop_last would leave no batch at all.
     """
 
@@ -47,6 +47,8 @@ class LoaderReader(Reader):
         super().__init__(dataset, batch_size, shuffle, drop_last, seed)
         if num_workers < 0:
             raise ValueError(f"num_workers must be at least 0, got {num_workers}")
+        if not dataset.has_one_size:
+            raise ValueError(f"{dataset.source}: batches need transforms that make one size")
         self.dataset = dataset
         self.num_workers = num_workers if can_fork() else 0
         self._scale = Scale(dataset.mean, dataset.std)
@@ -86,7 +88,4 @@ class LoaderReader(Reader):
 
     def _batch(self, slot: Slot) -> Batch:
         # Copies: the slot is written again, and a device may still read the batch before.
-        image: npt.NDArray[np.float32] = slot.images.astype(np.float32)
-        if slot.images.dtype == np.uint8:
-            self._scale.apply(image)
-        return Batch(image, slot.labels.copy())
+        return Batch(self._scale.fed(slot.images), slot.labels.copy())

@@ -19,6 +19,8 @@ logger = logging.getLogger(__name__)
 
 _DTYPES = (np.dtype(np.uint8), np.dtype(np.float32))
 _RANK = 3
+# Rows and columns of a dataset each of whose images has a size of its own.
+OWN_SIZE = (-1, -1)
 
 
 # eq=False: `digest` is what tells two datasets apart.
@@ -29,7 +31,8 @@ class SampleDataset:
     Args:
         samples: `samples[index]` is an image and a label.
         num_samples: how many there are.
-        image_shape: channels, rows, columns.
+        image_shape: channels, rows, columns; OWN_SIZE stands for rows and columns where each image
+            has its own, and no batch can be made until transforms have made them one size.
         image_dtype: uint8, then a pixel x is fed to the model as (x - mean) / std; or float32,
             then it is fed as it is.
         class_names: one name a class, None where they are not known.
@@ -39,6 +42,7 @@ class SampleDataset:
         kind: which data it is, for programs: a run is only resumed on its own kind.
         digest: what is compared when a run goes on; weaker than one over all pixels, which
             would mean to read them all.
+        hint_on_sizes: what is said after an image of another size, on how to avoid it.
 
     Raises:
         DataError: the parts do not fit each other.
@@ -54,6 +58,7 @@ class SampleDataset:
     source: str
     kind: Kind
     digest: str
+    hint_on_sizes: str = ""
 
     def __post_init__(self) -> None:
         fault = scale_fault(self.mean, self.std, num_channels=self.image_shape[0])
@@ -64,6 +69,11 @@ class SampleDataset:
         """Return the number of samples."""
         return self.num_samples
 
+    @property
+    def has_one_size(self) -> bool:
+        """Return whether all images are of one size."""
+        return self.image_shape[1:] != OWN_SIZE
+
     def read(self, index: int) -> tuple[npt.NDArray[Any], int]:
         """Return image and label of one sample.
 
@@ -72,9 +82,10 @@ class SampleDataset:
         """
         image, label = read_sample(self.source, self.samples, index)
         if image.shape != self.image_shape or image.dtype != self.image_dtype:
+            hint = self.hint_on_sizes if image.shape[1:] != self.image_shape[1:] else ""
             raise DataError(
-                f"{self.source}: sample {index}: image is {_described(image)}, sample 0's is "
-                f"{np.dtype(self.image_dtype)} {list(self.image_shape)}"
+                f"{self.source}: sample {index}: image is {described(image)}, sample 0's is "
+                f"{np.dtype(self.image_dtype)} {list(self.image_shape)}{hint}"
             )
         if self.class_names is not None and label >= len(self.class_names):
             raise DataError(
@@ -143,7 +154,7 @@ class UserSamples:
             num_samples = len(self._samples)
         # The class is the user's own and may fail in any way; Paddle's IterableDataset does.
         except Exception as error:
-            raise DataError(f"{self.title}: has no length: {_reason(error)}") from None
+            raise DataError(f"{self.title}: has no length: {reason_of(error)}") from None
         if num_samples < 1:
             raise DataError(f"{self.title}: is empty")
         return num_samples
@@ -164,14 +175,14 @@ def read_sample(source: str, samples: Any, index: int) -> tuple[npt.NDArray[Any]
         raise
     # The class is the user's own and may fail in any way; an exit would end a worker silently.
     except BaseException as error:
-        raise DataError(f"{where}: {_reason(error)}") from None
+        raise DataError(f"{where}: {reason_of(error)}") from None
     if not isinstance(sample, (tuple, list)) or len(sample) != 2:
-        raise DataError(f"{where}: is {_described(sample)}, expected a pair of image and label")
+        raise DataError(f"{where}: is {described(sample)}, expected a pair of image and label")
     image, label = (_to_array(value) for value in sample)
     is_image = isinstance(image, np.ndarray) and image.dtype in _DTYPES and image.ndim == _RANK
     if not is_image or image.size == 0:
         raise DataError(
-            f"{where}: image is {_described(image)}, expected uint8 or float32 [C, H, W]"
+            f"{where}: image is {described(image)}, expected uint8 or float32 [C, H, W]"
         )
     return image, _to_label(where, label)
 
@@ -186,7 +197,7 @@ def _to_label(where: str, label: Any) -> int:
     array = np.asarray(label)
     # An array of one is how Paddle's own datasets give their labels.
     if array.dtype.kind not in "iu" or array.size != 1 or array.ndim > 1:
-        raise DataError(f"{where}: label is {_described(label)}, expected a whole number")
+        raise DataError(f"{where}: label is {described(label)}, expected a whole number")
     # Also -100, which Paddle's cross entropy would leave out without a word.
     if int(array.item()) < 0:
         raise DataError(f"{where}: label {array.item()}; classes are counted from 0")
@@ -199,11 +210,11 @@ def _class_names(title: str, samples: Any) -> Optional[tuple[str, ...]]:
         return None
     is_list = isinstance(names, Sequence) and not isinstance(names, str)
     if not is_list or not names or not all(isinstance(name, str) for name in names):
-        raise DataError(f"{title}: class_names is {_described(names)}, expected a list of texts")
+        raise DataError(f"{title}: class_names is {described(names)}, expected a list of texts")
     return tuple(names)
 
 
-def _described(value: Any) -> str:
+def described(value: Any) -> str:
     if isinstance(value, np.ndarray):
         return f"{value.dtype} {list(value.shape)}"
     if isinstance(value, (tuple, list)):
@@ -213,7 +224,7 @@ def _described(value: Any) -> str:
     return f"a {type(value).__name__}"
 
 
-def _reason(error: BaseException) -> str:
+def reason_of(error: BaseException) -> str:
     """Return an error on one line."""
     try:
         text = str(error)

@@ -30,7 +30,7 @@ def own_modules():
     before = dict(sys.modules)
     yield
     for name in set(sys.modules) - set(before):
-        if name.endswith("_data"):
+        if name.endswith(("_data", "my_transforms")):
             del sys.modules[name]
 
 

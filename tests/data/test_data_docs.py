@@ -14,12 +14,13 @@ import pytest
 from PIL import Image
 
 from ppema import builder
-from ppema.data import DATASETS, LoaderReader, load_dataset
+from ppema.data import DATASETS, LoaderReader, Step, Transforms, load_dataset
+from ppema.errors import ConfigError, DataError
 
 REPOSITORY = Path(__file__).parents[2]
 PAGE = (REPOSITORY / "docs/data.md").read_text()
 BLOCKS = re.findall(r"```(\w+)\n(.*?)```", PAGE, re.S)
-(MODULE,) = (text for language, text in BLOCKS if language == "python")
+TRANSFORMS, MODULE = (text for language, text in BLOCKS if language == "python")
 NET = """
 
 class Net(paddle.nn.Linear):
@@ -43,6 +44,7 @@ def test_every_dataset_has_its_row():
 def test_each_yaml_block_is_a_config(text, tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(str(tmp_path))
     (tmp_path / "my_data.py").write_text(MODULE + NET)
+    (tmp_path / "my_transforms.py").write_text(TRANSFORMS)
     (tmp_path / "run.yml").write_text(f"_BASE_: {REPOSITORY}/configs/lenet_digits.yml\n{text}")
     builder.check(builder.read_config(str(tmp_path / "run.yml"), []))
 
@@ -55,6 +57,47 @@ def test_the_dataset_is_one():
     (batch,) = LoaderReader(dataset, 20, False, False, 0, 1).batches(1)
     assert batch.image.mean() == pytest.approx(0.55, abs=0.05)
     assert isinstance(namespace["MyDataset"](20), paddle.io.Dataset)
+
+
+def test_the_transform_is_one():
+    namespace = {"__name__": "my_transforms"}
+    exec(TRANSFORMS, namespace)  # noqa: S102
+    image = np.zeros((1, 9, 9), np.uint8)
+    image[0, 4, 4] = 255
+    blurred = Transforms([Step("", "Blur", namespace["Blur"](1.0))])(image)
+    assert 0 < blurred[0, 4, 3] < blurred[0, 4, 4] < 255
+
+
+def test_the_errors_read_as_it_says(tmp_path, monkeypatch):
+    (lines,) = (text for language, text in BLOCKS if language == "text" and "run.yml" in text)
+    monkeypatch.chdir(tmp_path)
+    for number in range(16):
+        path = tmp_path / "images" / ("ant", "bee")[number // 8] / f"{number:02}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        size = (28, 30) if number == 2 else (20, 30)
+        Image.fromarray(np.zeros((*size, 3), np.uint8)).save(path)
+    transforms = (
+        "{name: RandomCrop, size: 64, pading: 2}",
+        "{name: RandomCrop, size: 64}",
+        "{name: Resize, size: 28}",
+    )
+    for line, transform in zip(lines.splitlines(), transforms):
+        (tmp_path / "run.yml").write_text(
+            f"_BASE_: {REPOSITORY}/configs/imagefolder.yml\n"
+            "TrainDataset: {split: null, image_size: null}\n"
+            "EvalDataset: {split: null}\n"
+            "TrainReader:\n"
+            "  transforms:\n"
+            f"    - {transform}\n"
+        )
+        with pytest.raises((ConfigError, DataError)) as caught:
+            open_data("run.yml")
+        assert str(caught.value) == line
+
+
+def open_data(path):
+    config = builder.read_config(path, [])
+    builder.make_trainer(config, builder.load_data(config, None))
 
 
 def test_the_command_trains_on_a_folder_of_pictures(tmp_path):

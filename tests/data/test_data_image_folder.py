@@ -6,6 +6,7 @@ import functools
 import io
 import logging
 import os
+import shutil
 import sys
 import time
 from pathlib import Path
@@ -68,6 +69,48 @@ def test_image_size_is_rows_and_columns(folder):
     dataset = load(folder, size=(12, 10))
     with Image.open(folder / "ant" / "0.png") as image:
         assert (dataset.images[0] == np.asarray(image).transpose(2, 0, 1)).all()
+
+
+def test_other_proportions_are_stretched_cut_or_padded(tmp_path, monkeypatch):
+    # White in the middle third of the columns, at 12 rows and 36 columns.
+    pixels = np.zeros((12, 36, 3))
+    pixels[:, 12:24] = 255
+    write(tmp_path / "ant" / "0.png", pixels)
+    rows = {
+        resize: load(tmp_path, size=12, resize=resize).images[0, 0].astype(int)
+        for resize in ("stretch", "crop", "pad")
+    }
+    assert (rows["crop"] == 255).all()
+    assert (rows["stretch"][:, 5:7] == 255).all()
+    assert rows["stretch"][:, [0, 1, 10, 11]].max() == 0
+    # The whole picture in a third of the rows, black above and below.
+    assert rows["pad"][[0, 1, 2, 3, 8, 9, 10, 11]].max() == 0
+    assert (rows["pad"][5:7, 5:7] > 240).all()
+    for max_bytes in (image_folder.MAX_BYTES_IN_MEMORY, 0):
+        monkeypatch.setattr(image_folder, "MAX_BYTES_IN_MEMORY", max_bytes)
+        assert len({load(tmp_path, size=12, resize=resize).digest for resize in rows}) == 3
+
+
+def test_pixels_are_scaled_as_mean_and_std_say(folder, monkeypatch):
+    scale = {"mean": (1.0, 2.0, 3.0), "std": (10.0, 20.0, 40.0)}
+    pixels = load(folder).images[:5].astype(float)
+    expected = (pixels - np.array([[[1]], [[2]], [[3]]])) / np.array([[[10]], [[20]], [[40]]])
+    (in_memory,) = ArrayReader(load(folder, **scale), 30, False, False, 0).batches(1)
+    assert np.abs(in_memory.image[:5] - expected).max() < 1e-5
+    assert load(folder, **scale).digest == load(folder).digest
+    monkeypatch.setattr(image_folder, "MAX_BYTES_IN_MEMORY", 0)
+    (read,) = LoaderReader(load(folder, **scale), 30, False, False, 0, 0).batches(1)
+    assert (read.image == in_memory.image).all()
+
+
+def test_without_a_size_each_image_keeps_its_own_and_makes_no_batch(folder):
+    write(folder / "ant" / "0.png", np.zeros((5, 7, 3)))
+    dataset = load(folder, size=None)
+    assert isinstance(dataset, SampleDataset)
+    assert not dataset.has_one_size
+    assert [dataset.samples[index][0].shape for index in (0, 1)] == [(3, 5, 7), (3, 12, 10)]
+    with pytest.raises(ValueError, match="batches need transforms that make one size"):
+        LoaderReader(dataset, 8, False, False, 0, 0)
 
 
 def test_one_channel_is_grey_and_three_are_colours_whatever_the_file_has(folder):
@@ -202,8 +245,42 @@ def test_sixteen_bits_are_not_cut_off_silently(folder):
 def test_a_folder_without_classes(tmp_path):
     write(tmp_path / "0.png", np.zeros((3, 3)))
     expected = "has no sub-folders; expected one a class, with its images"
+    hint = f"; if it is a class itself, name {tmp_path.parent}"
+    assert fault(tmp_path) == f"{tmp_path}: {expected}{hint}"
+    (tmp_path / "0.png").rename(tmp_path / "0.txt")
     assert fault(tmp_path) == f"{tmp_path}: {expected}"
     assert fault(tmp_path / "no") == f"dataset_dir {tmp_path / 'no'}: no such folder"
+
+
+def test_the_name_of_a_folder_that_is_near_is_said(folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "data/images/ant").mkdir(parents=True)
+    for wrong, right in (
+        ("data/imges", "data/images"),
+        ("data/IMAGES", "data/images"),
+        ("dta/images", "data/images"),
+        ("dta/pictures", "data"),
+        (tmp_path / "dat" / "images" / "ant", tmp_path / "data/images/ant"),
+    ):
+        assert fault(wrong) == f"dataset_dir {wrong}: no such folder; did you mean {right}?"
+    assert fault("zzz/images") == "dataset_dir zzz/images: no such folder"
+    file = folder / "ant/0.png"
+    assert fault(file) == f"dataset_dir {file}: is a file; name the folder that it is in"
+
+
+def test_parts_are_not_taken_for_classes(folder):
+    for name in ("Train", "val"):
+        (folder / name).mkdir()
+        shutil.copytree(folder / "ant", folder / name / "ant")
+    parts = folder / "parts"
+    parts.mkdir()
+    for name in ("Train", "val"):
+        (folder / name).rename(parts / name)
+    assert fault(parts) == (
+        f"{parts}: its sub-folders Train, val are no classes; set TrainDataset.dataset_dir and "
+        f"EvalDataset.dataset_dir to one of them each ({parts / 'Train'} and {parts / 'val'}), and "
+        "split: null"
+    )
 
 
 def test_a_class_without_images(folder):
@@ -293,6 +370,18 @@ def test_an_image_folder_goes_with_no_other_data(folder):
         ({"dataset_dir": " "}, "dataset_dir must name a folder, got ' '"),
         ({"image_size": 0}, "image_size must be 1 or more, got 0"),
         ({"image_size": (8, -1)}, "image_size must be 1 or more, got (8, -1)"),
+        ({"resize": "fit"}, "resize must be stretch, crop, pad, got 'fit'"),
+        (
+            {"resize": "pad", "image_size": None},
+            "resize is pad, and there is no image_size to resize to",
+        ),
+        ({"std": 0.0}, "mean 127.5 and std 0.0 must be finite, std above 0"),
+        ({"mean": (1.0, 2.0)}, "mean (1.0, 2.0) and std 127.5 for 3 channels"),
+        (
+            {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)},
+            "std must be 1 or more, in units of pixels from 0 to 255 (0.5 of 1 is 127.5), "
+            "got (0.229, 0.224, 0.225)",
+        ),
         ({"channels": 4}, "channels must be 1 or 3, got 4"),
         ({"split": 1.0}, "split must be above 0 and below 1, got 1.0"),
         ({"split_seed": -1}, "split_seed must be in [0, 4294967295], got -1"),

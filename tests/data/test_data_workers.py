@@ -58,7 +58,7 @@ def kill_oneself():
 def test_an_epoch_can_be_left_though_a_worker_died_with_the_loader_s_lock():
     batches = reader(Images()).batches(1)
     next(batches)
-    (owner,) = (obj for obj in gc.get_objects() if isinstance(obj, workers.BatchWorkers))
+    owner = batches.gi_frame.f_locals["workers"]
     # As a worker leaves it that is killed while it asks whether it is to end.
     owner._iterator._workers_done_event._cond.acquire()
     batches.close()
