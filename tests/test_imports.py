@@ -30,10 +30,20 @@ ALLOWED = {
     "config": {"errors"},
     "data": {"errors"},
     "checkpoint": {"errors", "averaging"},
-    "engine": {"errors", "averaging", "checkpoint", "fast_cpu", "metrics", "plots"},
+    "engine": {
+        *("errors", "averaging", "checkpoint", "fast_cpu", "metrics", "plots", "ranking"),
+    },
     "hapi": {"errors", "averaging", "checkpoint"},
+    "ranking": {"errors"},
+    "annotate": {"checkpoint", "ranking"},
+    "onnx_file": {"errors"},
+    "predictor": {"errors", "checkpoint", "config", "data", "ranking"},
+    "export": {
+        *("__version__", "errors", "checkpoint", "config", "data", "onnx_file", "predictor"),
+    },
     "builder": {
         *("errors", "averaging", "checkpoint", "config", "data", "engine", "models", "optim"),
+        "ranking",
     },
     "__init__": {"averaging"},
 }

@@ -132,6 +132,21 @@ class Downloader:
                 raise MirrorError(f"sent a file with md5 {digest.hexdigest()}, expected {md5}")
 
 
+class NoDownloader(Downloader):
+    """Ask no mirror: for those who want the data only where they are at hand."""
+
+    def download(
+        self,
+        urls: Sequence[str],
+        target: Path,
+        md5: str,
+        num_bytes: int,
+        progress: Optional[Progress] = None,
+    ) -> None:
+        """Raise MirrorsFailedError."""
+        raise MirrorsFailedError("nothing is downloaded for this")
+
+
 class ProgressLine:
     """Show a download on a terminal, on one line that is wiped at the end.
 

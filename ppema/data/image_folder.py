@@ -26,7 +26,7 @@ logger = logging.getLogger(__name__)
 
 # Decoded images that take at most this many bytes are kept in memory.
 MAX_BYTES_IN_MEMORY = 512 << 20
-_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"}
+IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"}
 # Not all that Pillow reads: for EPS it would start Ghostscript, and no file may run code.
 _FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "TIFF", "PPM")
 _NUM_NAMED = 3
@@ -222,7 +222,7 @@ def _files_in(folder: Path) -> tuple[list[Path], list[Path]]:
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in sorted(names):
             path = Path(parent, name)
-            is_image = path.suffix.lower() in _SUFFIXES and not name.startswith(".")
+            is_image = path.suffix.lower() in IMAGE_SUFFIXES and not name.startswith(".")
             (images if is_image else others).append(path)
     for path in images:
         if path.stat().st_size == 0:
@@ -296,4 +296,4 @@ def _reason(path: Path, error: Exception) -> str:
 
 
 def _suffixes() -> str:
-    return " ".join(sorted(_SUFFIXES))
+    return " ".join(sorted(IMAGE_SUFFIXES))

@@ -39,6 +39,22 @@ def run_tool(tmp_path, monkeypatch, capfd):
     return run
 
 
+@pytest.fixture(scope="session")
+def digits_run(tmp_path_factory):
+    """Return the output folder of LeNet trained on the digits for one short epoch; to be read."""
+    folder = tmp_path_factory.mktemp("digits_run")
+    config = REPOSITORY / "configs/lenet_digits.yml"
+    keys = ["epoch=1", "TrainReader.batch_size=256", "use_vdl=false", f"save_dir={folder}/output"]
+    script = REPOSITORY / "tools/train.py"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setattr(sys, "argv", [str(script), "-c", str(config), "--eval", "-o", *keys])
+        with pytest.raises(SystemExit) as exit_:
+            runpy.run_path(str(script), run_name="__main__")
+    assert not exit_.value.code
+    return folder / "output"
+
+
 @pytest.fixture
 def config():
     """Return a function from a config's name to its path."""

@@ -1,0 +1,204 @@
+"""Name the classes of pictures: python tools/infer.py -c configs/imagefolder.yml --infer_dir DIR"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any, Optional, Sequence
+
+from ppema.console import ArgumentParser, Screen, log_to, run_tool
+from ppema.errors import ConfigError, DataError
+
+PREDICTIONS, PICTURES, SHEET = "predictions.json", "pictures", "overview.png"
+# Of predictions.json.
+FORMAT = 1
+# What is done sooner needs no bar.
+BAR_AFTER_S = 2.0
+
+
+def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
+    """Return the arguments, checked."""
+    parser = ArgumentParser(__doc__)
+    wanted = parser.add_mutually_exclusive_group(required=True)
+    wanted.add_argument("--infer_img", nargs="+", metavar="FILE", help="pictures")
+    wanted.add_argument("--infer_dir", metavar="DIR", help="all pictures below a folder")
+    wanted.add_argument("--infer_list", metavar="FILE", help="a text that names one a line")
+    parser.add_argument(
+        "--output_dir", type=Path, metavar="DIR", help="default: infer in the run's folder"
+    )
+    parser.add_argument(
+        "--average", metavar="NAME", help="raw or an average's name; default: the run's winner"
+    )
+    parser.add_argument(
+        "--top_k", type=int, default=5, metavar="K", help="classes in predictions.json (default 5)"
+    )
+    arguments = parser.parse_args(argv)
+    if arguments.top_k < 1:
+        raise ConfigError(f"--top_k must be 1 or more, got {arguments.top_k}")
+    return arguments
+
+
+def main(argv: Sequence[str]) -> int:
+    """Say, write and draw what the pictures are taken for; return the exit code."""
+    arguments = parse_arguments(argv)
+    log_to(Screen())
+    # Imported once the arguments are right: Paddle takes a second.
+    from ppema import builder
+
+    config = builder.read_config(arguments.config, arguments.opt)
+    output_dir = arguments.output_dir or builder.run_folder(config) / "infer"
+    require_usable(output_dir, arguments.infer_dir)
+    pictures = find_pictures(arguments)
+    place = builder.select_place(config)
+    served = builder.load_served(config, arguments.average)
+    print(f"weights: {served.weights.described}; place: {place}")
+    outcomes = look_at(config, served, pictures, arguments.top_k)
+    done = [outcome for outcome in outcomes if outcome.fault is None]
+    drawn = draw(done, served.preprocess, output_dir)
+    write_predictions(outcomes, drawn, served, served.source(config), output_dir / PREDICTIONS)
+    if done:
+        print(table(done))
+    num_failed = len(outcomes) - len(done)
+    print(f"{len(done)} pictures; {PREDICTIONS}, {PICTURES}/ and {SHEET} are in {output_dir}")
+    if num_failed:
+        raise DataError(f"{num_failed} of {len(outcomes)} files could not be used; they are above")
+    return 0
+
+
+def find_pictures(arguments: argparse.Namespace) -> Sequence[Any]:
+    """Return the pictures that the arguments name; tell of what else lies in a folder."""
+    from ppema.data.pictures import pictures_of_files, pictures_of_folder, pictures_of_list
+
+    if arguments.infer_img:
+        return pictures_of_files(arguments.infer_img)
+    if arguments.infer_list is not None:
+        return pictures_of_list(arguments.infer_list)
+    pictures, others = pictures_of_folder(arguments.infer_dir)
+    for path in others:
+        print(f"{path}: is left out; its ending is not a picture's", file=sys.stderr)
+    return pictures
+
+
+def require_usable(output_dir: Path, infer_dir: Optional[str]) -> None:
+    """Refuse to mix what is written with files of other kinds.
+
+    Raises:
+        ConfigError: the folder holds other files, or lies where pictures are looked for.
+    """
+    if output_dir.exists() and not output_dir.is_dir():
+        raise ConfigError(f"--output_dir {output_dir}: is no folder")
+    inner = output_dir.resolve()
+    if infer_dir is not None and Path(infer_dir).expanduser().resolve() in (inner, *inner.parents):
+        raise ConfigError(
+            f"--output_dir {output_dir} lies in --infer_dir {infer_dir}, and what is drawn would "
+            "be taken for yours the next time; name another"
+        )
+    is_own = (output_dir / PREDICTIONS).is_file()
+    if output_dir.is_dir() and any(output_dir.iterdir()) and not is_own:
+        raise ConfigError(
+            f"--output_dir {output_dir} holds other files; name a new folder, such as "
+            f"{output_dir / 'infer'}"
+        )
+
+
+def look_at(config: Any, served: Any, pictures: Sequence[Any], top_k: int) -> list[Any]:
+    """Put the pictures through the model; tell at once of those that cannot be read."""
+    from ppema.engine.infer import infer
+    from ppema.engine.progress import ProgressBar
+    from ppema.fast_cpu import FastLayers
+
+    bar = ProgressBar(sys.stdout, BAR_AFTER_S) if sys.stdout.isatty() else None
+    outcomes = []
+    for outcome in infer(
+        served.model,
+        lambda picture: served.preprocess(picture.path),
+        pictures,
+        served.class_names,
+        batch_size=config.EvalReader.batch_size,
+        top_k=top_k,
+        fast_layers=FastLayers(served.model, config.fast_cpu),
+    ):
+        outcomes.append(outcome)
+        if bar is not None and outcome.fault is not None:
+            bar.clear()
+        if outcome.fault is not None:
+            print(outcome.fault, file=sys.stderr)
+        if bar is not None:
+            bar.show(len(outcomes), len(pictures), "pictures")
+    if bar is not None:
+        bar.clear()
+    return outcomes
+
+
+def draw(outcomes: Sequence[Any], preprocess: Any, output_dir: Path) -> dict[Any, str]:
+    """Draw each picture with its classes, and a sheet of some; return file names by picture."""
+    from ppema.annotate import SHEET_SIZE, Annotated, annotate, open_picture, save_picture, sheet
+    from ppema.data.preprocess import ARRAY_SUFFIX, read_array
+
+    drawn: dict[Any, str] = {}
+    # Evenly over all, so that it shows more than the first class.
+    step = max(len(outcomes) / SHEET_SIZE, 1.0)
+    chosen = {int(number * step) for number in range(min(SHEET_SIZE, len(outcomes)))}
+    on_sheet = []
+    for index, outcome in enumerate(outcomes):
+        path, name = outcome.item.path, outcome.item.name
+        is_array = path.suffix.lower() == ARRAY_SUFFIX
+        picture = open_picture(path, read_array(path) if is_array else None)
+        annotated = Annotated(picture, outcome.guesses)
+        target = f"{PICTURES}/{name.with_suffix('.png')}"
+        if target in drawn.values():
+            target = f"{PICTURES}/{name}.png"
+        save_picture(annotate(annotated), output_dir / target)
+        drawn[outcome.item] = target
+        if index in chosen:
+            on_sheet.append(annotated)
+    if on_sheet:
+        save_picture(sheet(on_sheet), output_dir / SHEET)
+    return drawn
+
+
+def write_predictions(
+    outcomes: Sequence[Any], drawn: dict[Any, str], served: Any, source: Any, path: Path
+) -> None:
+    """Write what is known of each file as JSON."""
+    from ppema.checkpoint.files import replace_file
+
+    predictions, failures = [], []
+    for outcome in outcomes:
+        if outcome.fault is not None:
+            failures.append({"file": str(outcome.item.path), "reason": outcome.fault})
+            continue
+        predictions.append(
+            {
+                "file": str(outcome.item.path),
+                "picture": drawn[outcome.item],
+                "classes": [guess._asdict() for guess in outcome.guesses],
+            }
+        )
+    facts = {
+        "format": FORMAT,
+        "source": source,
+        "class_names": served.class_names,
+        "predictions": predictions,
+        "failures": failures,
+    }
+    replace_file(path, (json.dumps(facts, indent=1, ensure_ascii=False) + "\n").encode())
+
+
+def table(outcomes: Sequence[Any]) -> str:
+    """Return file, class, probability and runner-up of each, in columns."""
+    rows = [("file", "class", "probability", "runner-up")]
+    for outcome in outcomes:
+        first, *others = outcome.guesses
+        runner_up = f"{others[0].name} {100 * others[0].probability:.2f} %" if others else ""
+        rows.append(
+            (str(outcome.item.name), first.name, f"{100 * first.probability:.2f} %", runner_up)
+        )
+    files, classes, shares = (max(len(row[column]) for row in rows) for column in range(3))
+    return "\n".join(f"{f:<{files}}  {c:<{classes}}  {s:>{shares}}  {r}" for f, c, s, r in rows)
+
+
+if __name__ == "__main__":
+    run_tool(main)
