@@ -17,6 +17,7 @@ class Handler(BaseHTTPRequestHandler):
         except DataError as error:
             code, answer = 400, {"error": str(error)}
         self.send_response(code)
+        self.send_header("Content-Type", "application/json")
         self.end_headers()
         self.wfile.write(json.dumps(answer).encode())
 

@@ -165,8 +165,16 @@ def _trace(
 
 def _run_program(folder: Path, images: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
     """Return what an exported model gives for a first image alone, then for the others at once."""
-    program = Program(folder, num_threads=1)
-    return np.concatenate([program(images[:1]), program(images[1:])])
+    program, outputs = Program(folder, num_threads=1), []
+    for part in (images[:1], images[1:]):
+        try:
+            outputs.append(program(part))
+        # Of a model that was written for batches of one size.
+        except RuntimeError as error:
+            raise CheckpointError(
+                f"the exported model does not take {len(part)} images: {first_line(error)}"
+            ) from None
+    return np.concatenate(outputs)
 
 
 def _compare(

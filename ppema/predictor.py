@@ -46,6 +46,13 @@ class Predictor:
         self.class_names: tuple[str, ...] = tuple(facts["class_names"])
         self.source: dict[str, Any] = facts["source"]
         self._program = Program(folder, num_threads)
+        trial = np.zeros((1, *self.preprocess.shape), np.float32)
+        num_classes = self._program(trial).shape[1]
+        if num_classes != len(self.class_names):
+            raise CheckpointError(
+                f"{folder / DESCRIPTION}: names {len(self.class_names)} classes, the model gives "
+                f"{num_classes}"
+            )
 
     def __call__(self, picture: Union[Picture, str], top_k: int = 5) -> list[tuple[str, float]]:
         """Return the likeliest classes of a picture with their probabilities.

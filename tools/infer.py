@@ -63,7 +63,9 @@ def main(argv: Sequence[str]) -> int:
     num_failed = len(outcomes) - len(done)
     print(f"{len(done)} pictures; {PREDICTIONS}, {PICTURES}/ and {SHEET} are in {output_dir}")
     if num_failed:
-        raise DataError(f"{num_failed} of {len(outcomes)} files could not be used; they are above")
+        raise DataError(
+            f"{num_failed} of {len(outcomes)} files could not be used; they are named above"
+        )
     return 0
 
 

@@ -125,7 +125,6 @@ def test_arrays_of_a_user_s_dataset_are_fed_as_they_are_or_scaled_where_they_are
         assert not preprocess.takes_pictures
         for image, fed in zip(images, read_all(dataset)):
             assert preprocess(image).tobytes() == fed.tobytes()
-            assert (image is not preprocess(image)) and (image == images).any()
 
 
 def digits():
