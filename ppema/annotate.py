@@ -108,6 +108,8 @@ def _draw_row(draw: Any, guess: Guess, is_first: bool, at: tuple[int, int], widt
     """Draw a class's name, its probability at the right, and a bar of it beneath."""
     left, top = at
     share = f"{100 * guess.probability:.1f} %"
+    if share == "100.0 %" and guess.probability < 1:
+        share = "> 99.9 %"
     number_font = _font(share, is_first)
     share_width = math.ceil(number_font.getlength(share))
     name, font = _caption(guess, is_first, width - share_width - _MARGIN)

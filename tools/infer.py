@@ -71,7 +71,7 @@ def main(argv: Sequence[str]) -> int:
 
 def find_pictures(arguments: argparse.Namespace) -> Sequence[Any]:
     """Return the pictures that the arguments name; tell of what else lies in a folder."""
-    from ppema.data.pictures import pictures_of_files, pictures_of_folder, pictures_of_list
+    from ppema.data.picture_lists import pictures_of_files, pictures_of_folder, pictures_of_list
 
     if arguments.infer_img:
         return pictures_of_files(arguments.infer_img)
