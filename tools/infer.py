@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+import time
 from pathlib import Path
 from typing import Any, Optional, Sequence
 
@@ -54,10 +55,11 @@ def main(argv: Sequence[str]) -> int:
     place = builder.select_place(config)
     served = builder.load_served(config, arguments.average)
     print(f"weights: {served.weights.described}; place: {place}")
-    outcomes = look_at(config, served, pictures, arguments.top_k)
+    gallery = Gallery(output_dir, num_pictures=len(pictures))
+    outcomes = look_at(config, served, pictures, arguments.top_k, gallery)
+    gallery.draw_sheet()
+    write_predictions(outcomes, gallery.drawn, served, served.source(config), output_dir)
     done = [outcome for outcome in outcomes if outcome.fault is None]
-    drawn = draw(done, served.preprocess, output_dir)
-    write_predictions(outcomes, drawn, served, served.source(config), output_dir / PREDICTIONS)
     if done:
         print(table(done))
     num_failed = len(outcomes) - len(done)
@@ -105,14 +107,63 @@ def require_usable(output_dir: Path, infer_dir: Optional[str]) -> None:
         )
 
 
-def look_at(config: Any, served: Any, pictures: Sequence[Any], top_k: int) -> list[Any]:
-    """Put the pictures through the model; tell at once of those that cannot be read."""
+class Gallery:
+    """Draw pictures with their classes into a folder, and a sheet of some of them.
+
+    `drawn` has the file of each picture, within the folder.
+    """
+
+    def __init__(self, folder: Path, num_pictures: int) -> None:
+        from ppema.annotate import SHEET_SIZE
+
+        self.drawn: dict[Any, str] = {}
+        self._folder = folder
+        self._targets: set[str] = set()
+        self._on_sheet: list[Any] = []
+        # Evenly over all, so that the sheet shows more than the first class.
+        step = max(num_pictures / SHEET_SIZE, 1.0)
+        self._chosen = {int(number * step) for number in range(min(SHEET_SIZE, num_pictures))}
+        self._num_seen = 0
+
+    def add(self, outcome: Any) -> None:
+        """Draw one picture, where there are guesses."""
+        from ppema.annotate import Annotated, annotate, open_picture, save_picture
+        from ppema.data.preprocess import ARRAY_SUFFIX, read_array
+
+        self._num_seen += 1
+        if outcome.fault is not None:
+            return
+        path, name = outcome.item.path, outcome.item.name
+        is_array = path.suffix.lower() == ARRAY_SUFFIX
+        picture = open_picture(path, read_array(path) if is_array else None)
+        annotated = Annotated(picture, outcome.guesses)
+        target = f"{PICTURES}/{name.with_suffix('.png')}"
+        if target in self._targets:
+            target = f"{PICTURES}/{name}.png"
+        self._targets.add(target)
+        save_picture(annotate(annotated), self._folder / target)
+        self.drawn[outcome.item] = target
+        if self._num_seen - 1 in self._chosen:
+            self._on_sheet.append(annotated)
+
+    def draw_sheet(self) -> None:
+        """Draw the sheet, where there is a picture to be on it."""
+        from ppema.annotate import save_picture, sheet
+
+        if self._on_sheet:
+            save_picture(sheet(self._on_sheet), self._folder / SHEET)
+
+
+def look_at(
+    config: Any, served: Any, pictures: Sequence[Any], top_k: int, gallery: Gallery
+) -> list[Any]:
+    """Put the pictures through the model and draw them; tell at once of what cannot be read."""
     from ppema.engine.infer import infer
     from ppema.engine.progress import ProgressBar
     from ppema.fast_cpu import FastLayers
 
-    bar = ProgressBar(sys.stdout, BAR_AFTER_S) if sys.stdout.isatty() else None
-    outcomes = []
+    bar = ProgressBar(sys.stdout) if sys.stdout.isatty() else None
+    begun_s, outcomes = time.monotonic(), []
     for outcome in infer(
         served.model,
         lambda picture: served.preprocess(picture.path),
@@ -122,47 +173,21 @@ def look_at(config: Any, served: Any, pictures: Sequence[Any], top_k: int) -> li
         top_k=top_k,
         fast_layers=FastLayers(served.model, config.fast_cpu),
     ):
+        gallery.add(outcome)
         outcomes.append(outcome)
         if bar is not None and outcome.fault is not None:
             bar.clear()
         if outcome.fault is not None:
             print(outcome.fault, file=sys.stderr)
-        if bar is not None:
+        if bar is not None and time.monotonic() - begun_s >= BAR_AFTER_S:
             bar.show(len(outcomes), len(pictures), "pictures")
     if bar is not None:
         bar.clear()
     return outcomes
 
 
-def draw(outcomes: Sequence[Any], preprocess: Any, output_dir: Path) -> dict[Any, str]:
-    """Draw each picture with its classes, and a sheet of some; return file names by picture."""
-    from ppema.annotate import SHEET_SIZE, Annotated, annotate, open_picture, save_picture, sheet
-    from ppema.data.preprocess import ARRAY_SUFFIX, read_array
-
-    drawn: dict[Any, str] = {}
-    # Evenly over all, so that it shows more than the first class.
-    step = max(len(outcomes) / SHEET_SIZE, 1.0)
-    chosen = {int(number * step) for number in range(min(SHEET_SIZE, len(outcomes)))}
-    on_sheet = []
-    for index, outcome in enumerate(outcomes):
-        path, name = outcome.item.path, outcome.item.name
-        is_array = path.suffix.lower() == ARRAY_SUFFIX
-        picture = open_picture(path, read_array(path) if is_array else None)
-        annotated = Annotated(picture, outcome.guesses)
-        target = f"{PICTURES}/{name.with_suffix('.png')}"
-        if target in drawn.values():
-            target = f"{PICTURES}/{name}.png"
-        save_picture(annotate(annotated), output_dir / target)
-        drawn[outcome.item] = target
-        if index in chosen:
-            on_sheet.append(annotated)
-    if on_sheet:
-        save_picture(sheet(on_sheet), output_dir / SHEET)
-    return drawn
-
-
 def write_predictions(
-    outcomes: Sequence[Any], drawn: dict[Any, str], served: Any, source: Any, path: Path
+    outcomes: Sequence[Any], drawn: dict[Any, str], served: Any, source: Any, folder: Path
 ) -> None:
     """Write what is known of each file as JSON."""
     from ppema.checkpoint.files import replace_file
@@ -186,7 +211,9 @@ def write_predictions(
         "predictions": predictions,
         "failures": failures,
     }
-    replace_file(path, (json.dumps(facts, indent=1, ensure_ascii=False) + "\n").encode())
+    replace_file(
+        folder / PREDICTIONS, (json.dumps(facts, indent=1, ensure_ascii=False) + "\n").encode()
+    )
 
 
 def table(outcomes: Sequence[Any]) -> str:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Mapping, Optional
 
 import numpy as np
@@ -93,7 +94,7 @@ def check_images(config: Config, served: Served) -> tuple[Any, str, str]:
     """
     preprocess = served.preprocess
     try:
-        dataset = load_eval_data(config, served.weights.manifest, is_offline=True)
+        dataset = _evaluation_data_at_hand(config, served.weights.manifest)
         chosen = np.linspace(0, len(dataset) - 1, _CHECK_IMAGES).astype(int).tolist()
         if isinstance(dataset, ArrayDataset):
             images = list(dataset.images[chosen])
@@ -111,6 +112,16 @@ def check_images(config: Config, served: Served) -> tuple[Any, str, str]:
         noise = random.randint(0, 256, shape) if is_bytes else random.standard_normal(shape)
         images = [preprocess(image) for image in noise.astype(preprocess.dtype)]
         return np.stack(images), "seeded noise", f"as the evaluation data are not at hand: {error}"
+
+
+def _evaluation_data_at_hand(config: Config, manifest: Mapping[str, Any]) -> Dataset:
+    """Return the evaluation data, of the run's own folder where that is still there."""
+    folder = manifest["data"]["eval"]["dataset_dir"] if "data" in manifest else None
+    named = config.EvalDataset
+    if folder and Path(folder).is_dir() and "dataset_dir" in named.arguments:
+        # The config may name another: the run was perhaps told by -o.
+        named = replace(named, arguments={**named.arguments, "dataset_dir": folder})
+    return load_eval_data(replace(config, EvalDataset=named), manifest, is_offline=True)
 
 
 def _data_facts(

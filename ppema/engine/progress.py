@@ -11,18 +11,12 @@ _WIDTH = 20
 
 
 class ProgressBar:
-    """Show how far something is, and the newest figures, at the bottom of a terminal.
+    """Show how far something is, and the newest figures, at the bottom of a terminal."""
 
-    Args:
-        stream: the terminal.
-        wait_s: before the first drawing; what is done sooner needs no bar.
-    """
-
-    def __init__(self, stream: TextIO, wait_s: float = 0.0) -> None:
+    def __init__(self, stream: TextIO) -> None:
         self._stream = stream
         self._text = ""
         self._drawn_at = 0.0
-        self._start_s = time.monotonic() + wait_s
 
     def describe(self, text: str) -> None:
         """Set the text behind the bar."""
@@ -31,8 +25,6 @@ class ProgressBar:
     def show(self, done: int, total: int, title: str) -> None:
         """Redraw where the last drawing is a tenth of a second old, or all is done."""
         now = time.monotonic()
-        if now < self._start_s:
-            return
         if now - self._drawn_at < _REDRAW_S and done < total:
             return
         self._drawn_at = now

@@ -116,7 +116,8 @@ def test_the_commands_lead_from_pictures_to_an_answer(clone, monkeypatch):
     facts = json.loads((folder / "predictions.json").read_text())
     assert facts["class_names"] == CLASSES
     assert len(list((folder / "pictures").glob("*/*.png"))) == 4 * NUM_PER_CLASS
-    assert "seeded noise" in run(clone, export)
+    # Of the run's own folder, which the command does not name.
+    assert "evaluation images (test images (40 in 4 classes)" in run(clone, export)
     answer = serve_and_ask(clone, serve, ask)
     (same,) = (p["classes"] for p in facts["predictions"] if p["file"] == PICTURE)
     assert [name for name, _ in answer] == [guess["name"] for guess in same]

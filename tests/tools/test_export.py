@@ -14,6 +14,7 @@ import sys
 import threading
 import urllib.error
 import urllib.request
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -83,6 +84,8 @@ def test_the_winner_s_weights_are_exported_to_the_bit(export, digits_run):
     assert re.search(r"^weights: ema of lenet_digits/step_\d+, ", result.out, re.M)
     assert re.search(r"^checked on 16 images: evaluation images \(the embedded", result.out, re.M)
     assert re.search(r"^model\.json: largest difference .* \d", result.out, re.M)
+    # Of any number of pictures.
+    assert '"D":[-1,1,28,28]' in (FOLDER / "model.json").read_text()
     program = paddle.jit.load(str(FOLDER / "model"))
     saved = paddle.load(str(digits_run / "lenet_digits/best_model/ema.pdparams"))
     assert values(program.state_dict()) == values(saved)
@@ -320,7 +323,9 @@ def test_a_predictor_takes_bytes_paths_and_arrays_and_gives_one_answer(exported,
         predictor(b"no picture")
 
 
-def test_threads_that_share_a_predictor_get_their_own_answers(exported):
+def test_threads_that_share_a_predictor_get_their_own_answers(exported, request):
+    request.addfinalizer(partial(sys.setswitchinterval, sys.getswitchinterval()))
+    sys.setswitchinterval(1e-6)
     predictor, images = Predictor(exported[0]), load_digits("test").images[:8]
     expected = [predictor(image) for image in images]
     found = {}

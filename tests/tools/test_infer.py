@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import io
+import itertools
 import json
 import re
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +15,7 @@ import paddle
 import pytest
 from PIL import Image
 
+from ppema import builder
 from ppema.data.digits import load_digits
 
 FOLDER = Path("output/lenet_digits/infer")
@@ -265,6 +270,16 @@ def test_without_an_evaluation_the_only_average_is_taken_and_of_several_none(
     assert run_tool("train", "-c", config("lenet_digits"), *keys, "--overwrite").code == 0
     assert run_tool(*arguments).code == 0
     assert written()["source"]["average"] == "ema"
+    evaluated = ("--eval", "--overwrite", *keys, "select=raw")
+    assert run_tool("train", "-c", config("lenet_digits"), *evaluated).code == 0
+    assert run_tool(*arguments).code == 0
+    assert written()["source"]["average"] == "raw"
+
+
+def test_the_model_is_in_eval_mode(config, digits_run):
+    keys = [f"weights={digits_run}/lenet_digits"]
+    served = builder.load_served(builder.read_config(str(config("lenet_digits")), keys), None)
+    assert not any(layer.training for layer in served.model.sublayers(include_self=True))
 
 
 def test_a_model_that_does_not_fit_the_run_is_one_line(infer, pictures):
@@ -314,17 +329,19 @@ def test_class_names_in_any_alphabet_and_of_any_length_are_drawn(tmp_path):
         assert sheet([Annotated(picture, guesses)] * 7).size[0] > 1000
 
 
-def test_a_bar_waits_until_it_is_worth_it(monkeypatch):
-    import io
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
 
-    from ppema.engine import progress
 
-    now = [100.0]
-    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
-    stream = io.StringIO()
-    bar = progress.ProgressBar(stream, wait_s=2.0)
-    bar.show(1, 3, "pictures")
-    assert stream.getvalue() == ""
-    now[0] += 2.5
-    bar.show(2, 3, "pictures")
-    assert re.search(r"pictures \[#+\.+\]  66 %", stream.getvalue())
+def test_a_bar_shows_how_far_it_is_where_that_takes_time(infer, pictures, monkeypatch, digits_run):
+    """Two seconds, by a clock of the test's own: what is done sooner shows none."""
+    terminal = Terminal()
+    clock = itertools.count(100.0, step=0.3)
+    monkeypatch.setattr(time, "monotonic", lambda: next(clock))
+    monkeypatch.setattr(sys, "stdout", terminal)
+    assert infer("--infer_dir", "pictures").code == 0
+    shown = re.findall(r"pictures \[#*\.*\] +(\d+) %", terminal.getvalue())
+    assert 2 <= len(shown) < NUM_PICTURES
+    assert shown[-1] == "100"
+    assert terminal.getvalue().index("file ") > terminal.getvalue().rindex("\x1b[K")
