@@ -120,6 +120,8 @@ def test_the_averages_need_paddle_and_numpy_and_nothing_else_that_is_slow(by_pad
         ["-c", "import ppema"],
         ["tools/train.py", "-c", "any.yml", "--nonsense"],
         ["tools/eval.py"],
+        ["tools/infer.py", "-c", "any.yml"],
+        ["tools/export_model.py", "-c", "any.yml", "--nonsense"],
         ["tools/average.py", "soup", "a.pdparams", "--greedy"],
     ],
 )

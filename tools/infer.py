@@ -211,9 +211,9 @@ def write_predictions(
         "predictions": predictions,
         "failures": failures,
     }
-    replace_file(
-        folder / PREDICTIONS, (json.dumps(facts, indent=1, ensure_ascii=False) + "\n").encode()
-    )
+    text = json.dumps(facts, indent=1, ensure_ascii=False) + "\n"
+    # A file's name may be no UTF-8; what stands for its bytes is escaped, as JSON has it.
+    replace_file(folder / PREDICTIONS, text.encode("utf-8", "backslashreplace"))
 
 
 def table(outcomes: Sequence[Any]) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import itertools
 import json
+import os
 import re
 import sys
 import time
@@ -178,6 +179,27 @@ def test_where_no_file_can_be_used_that_is_what_is_written(infer, pictures):
     assert result.code == 3
     assert written()["predictions"] == []
     assert not (FOLDER / "overview.png").exists()
+
+
+def test_pictures_of_every_mode_and_names_of_every_kind_are_taken(infer, tmp_path):
+    folder = tmp_path / "odd"
+    folder.mkdir()
+    picture = Image.fromarray(load_digits("test").images[0, 0])
+    for mode in ("1", "L", "LA", "P", "RGB", "RGBA"):
+        picture.convert(mode).save(folder / f"{mode}.png")
+    picture.convert("CMYK").save(folder / "cmyk.jpg")
+    picture.save(folder / "moving.gif", save_all=True, append_images=[picture])
+    picture.convert("P").save(folder / "hole.gif", transparency=0)
+    for name in ("图 1.png", "two\nlines.png", os.fsdecode(b"\xff.png"), "a.b.png", "-x.png"):
+        picture.save(folder / name)
+    result = infer("--infer_dir", "odd")
+    assert (result.code, result.err) == (0, "")
+    found = written()["predictions"]
+    assert len(found) == len(list(folder.iterdir())) == 14
+    assert {Path(p["file"]) for p in found} == {
+        path.relative_to(tmp_path) for path in folder.iterdir()
+    }
+    assert all((FOLDER / p["picture"]).is_file() for p in found)
 
 
 def test_other_files_in_a_folder_are_named_and_are_no_failure(infer, pictures):
