@@ -22,6 +22,8 @@ setup(
     extras_require={
         # Updates at the speed of memory; without it NumPy computes the same bits.
         "fast": ["numba"],
+        # tools/export_model.py --onnx, and its comparison.
+        "onnx": ["paddle2onnx>=2.0", "onnxruntime"],
         "test": [
             *("pytest", "pytest-timeout", "pytest-xdist", "jsonschema", "numba"),
             *("ruff", "mypy", "types-PyYAML"),

@@ -5,16 +5,20 @@ from .catalog import CATALOG, read_config
 from .parts import check, identity, make_loss, make_model, select_place
 from .run import describe_run, make_hooks, make_trainer, run_folder
 from .run_data import RunData, load_data, load_eval_data, make_eval_reader, note_on, note_on_run
+from .served import Served, check_images, load_served
 from .trial import try_one_batch
 
 __all__ = [
     "CATALOG",
     "RunData",
+    "Served",
     "check",
+    "check_images",
     "describe_run",
     "identity",
     "load_data",
     "load_eval_data",
+    "load_served",
     "make_candidates",
     "make_eval_reader",
     "make_hooks",

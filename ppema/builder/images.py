@@ -1,4 +1,4 @@
-"""What is said where a model does not take the images of the data: which it takes, what made these."""
+"""Where a model does not take the images of the data: which it would take, and what made these."""
 
 from __future__ import annotations
 

@@ -16,6 +16,8 @@ from ..data import (
     Dataset,
     ImageFolder,
     LoaderReader,
+    NoDownloader,
+    Preprocess,
     Reader,
     Step,
     TransformFault,
@@ -45,6 +47,7 @@ class RunData:
         return {
             "kind": self.eval.kind,
             "class_names": self.eval.class_names,
+            "preprocess": Preprocess.of(self.eval).to_dict(),
             "train": _facts_of(self.train, self.train_dir),
             "eval": _facts_of(self.eval, self.eval_dir),
         }
@@ -72,8 +75,12 @@ def load_data(config: Config, start: Optional[Checkpoint], accepts_others: bool 
     return RunData(train, evaluation, _folder_of(train_request), _folder_of(eval_request))
 
 
-def load_eval_data(config: Config, manifest: Mapping[str, Any]) -> Dataset:
+def load_eval_data(
+    config: Config, manifest: Mapping[str, Any], is_offline: bool = False
+) -> Dataset:
     """Return the evaluation data; of the run that `manifest` is of, where there is one.
+
+    With `is_offline`, nothing is downloaded for it.
 
     Raises:
         DataError: missing, damaged, or other data than the run's.
@@ -85,6 +92,7 @@ def load_eval_data(config: Config, manifest: Mapping[str, Any]) -> Dataset:
         config.offline,
         required_kind=saved["kind"] if saved else None,
         required_digest=saved["eval"]["digest"] if saved else None,
+        downloader=NoDownloader() if is_offline else None,
     )
 
 

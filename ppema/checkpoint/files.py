@@ -9,6 +9,8 @@ import os
 from pathlib import Path
 from typing import Callable
 
+from ..errors import StorageError
+
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     """Let `write` make a file that takes the place of `path` once it is whole and on the disk.
@@ -27,6 +29,26 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
             temporary.unlink(missing_ok=True)
         raise
     sync_folder(path.parent)
+
+
+def replace_file(path: Path, content: bytes) -> None:
+    """Write `content` to `path`, in a folder that is made where it is missing.
+
+    Raises:
+        StorageError: the disk refused; `path` is what it was.
+    """
+
+    def write(target: Path) -> None:
+        with open(target, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+
+    try:
+        make_folder(path.parent)
+        write_atomically(path, write)
+    except OSError as error:
+        raise StorageError(f"cannot write {path}: {reason(error)}") from error
 
 
 def make_folder(folder: Path) -> list[Path]:

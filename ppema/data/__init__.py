@@ -8,10 +8,12 @@ from __future__ import annotations
 from .cifar import Cifar10, Cifar100
 from .dataset import ArrayDataset
 from .digits import Digits
+from .download import NoDownloader
 from .image_folder import ImageFolder
 from .loader import LoaderReader
 from .mnist import MNIST, FashionMNIST
 from .paddle_transforms import paddle_transforms
+from .preprocess import Preprocess
 from .reader import ArrayReader, Batch, Reader
 from .resolve import DATASETS, Dataset, DatasetRequest, Offline, load_dataset, load_datasets
 from .samples import SampleDataset
@@ -31,7 +33,9 @@ __all__ = [
     "FashionMNIST",
     "ImageFolder",
     "LoaderReader",
+    "NoDownloader",
     "Offline",
+    "Preprocess",
     "Reader",
     "SampleDataset",
     "Step",

@@ -164,6 +164,22 @@ class Downloader:
         return max(self._total_timeout_s, num_bytes / _SLOWEST_BYTES_PER_S)
 
 
+class NoDownloader(Downloader):
+    """Ask no mirror: for those who want the data only where they are at hand."""
+
+    def download(
+        self,
+        urls: Sequence[str],
+        target: Path,
+        md5: Optional[str],
+        num_bytes: Optional[int],
+        progress: Optional[Progress] = None,
+        sha256: Optional[str] = None,
+    ) -> None:
+        """Raise MirrorsFailedError."""
+        raise MirrorsFailedError("nothing is downloaded for this")
+
+
 class ProgressLine:
     """Show a download on a terminal, on one line that is wiped at the end.
 

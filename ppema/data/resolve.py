@@ -106,16 +106,20 @@ def load_dataset(
     *,
     required_kind: Optional[Kind] = None,
     required_digest: Optional[str] = None,
+    downloader: Optional[Downloader] = None,
 ) -> Dataset:
     """Return one part of the data; arguments and errors as for `load_datasets`."""
-    (dataset,) = _load([request], offline, required_kind)
+    (dataset,) = _load([request], offline, required_kind, downloader)
     if required_digest is not None:
         _require_digest(dataset, required_digest)
     return dataset
 
 
 def _load(
-    asked: Sequence[Any], offline: Offline, required_kind: Optional[Kind]
+    asked: Sequence[Any],
+    offline: Offline,
+    required_kind: Optional[Kind],
+    downloader: Optional[Downloader] = None,
 ) -> Sequence[Dataset]:
     requests = [_as_request(one) for one in asked]
     if len({request.kind for request in requests}) > 1:
@@ -128,7 +132,7 @@ def _load(
         _require_possible(requests, required_kind)
     if required_kind == "digits":
         return _load_digits(requests)
-    downloader = Downloader()
+    downloader = downloader or Downloader()
     try:
         return [request.load(downloader) for request in requests]
     except NotWithinReachError as error:

@@ -15,6 +15,7 @@ from ..checkpoint import (
     load_strictly,
     read_weight_file,
 )
+from ..checkpoint.files import sha256_of
 from ..errors import CheckpointError, ConfigError
 from .evaluate import RAW
 from .run_state import MODEL_FILE, average_file
@@ -58,6 +59,33 @@ class Weights:
             assert self.file is not None
             return read_weight_file(self.file)
         return self.checkpoint.read(_file_of(name))
+
+    def choose(self, select: str) -> str:
+        """Return the set to use where one is wanted and none is named: the winner.
+
+        Where nothing was evaluated, it is the one that `select` names, else the only average.
+
+        Raises:
+            ConfigError: there are several, and nothing says which is better.
+        """
+        for name in (self.winner, select):
+            if name in self.names:
+                return str(name)
+        averages = [name for name in self.names if name != RAW] or [RAW]
+        if len(averages) > 1:
+            raise ConfigError(
+                "nothing was evaluated, so no winner is known; choose one of "
+                f"{', '.join(self.names)} with --average"
+            )
+        return averages[0]
+
+    def digest(self, name: str) -> dict[str, str]:
+        """Return the name and the sha256 of the file that holds one of the sets."""
+        if self.checkpoint is None:
+            assert self.file is not None
+            return {"file": self.file.name, "sha256": sha256_of(self.file)}
+        file = _file_of(name)
+        return {"file": file, "sha256": self.manifest["files"][file]["sha256"]}
 
 
 def find_weights(weights: Optional[str], run_folder: Path, average: str) -> Weights:

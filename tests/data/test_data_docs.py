@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -100,24 +97,9 @@ def open_data(path):
     builder.make_trainer(config, builder.load_data(config, None))
 
 
-def test_the_command_trains_on_a_folder_of_pictures(tmp_path):
+def test_the_command_is_the_one_that_the_deployment_docs_begin_with():
+    """There it is run, by tests/tools/test_deployment_docs.py."""
     (command,) = (text for language, text in BLOCKS if language == "bash")
-    for name in ("ant", "bee", "cat", "dog"):
-        for number in range(5):
-            path = tmp_path / "pictures" / name / f"{number}.png"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(np.full((20, 30, 3), 50 * number, np.uint8)).save(path)
-    for name in ("tools", "configs"):
-        (tmp_path / name).symlink_to(REPOSITORY / name)
-    arguments = command.replace(".venv/bin/python", sys.executable).split()
-    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "HOME": str(tmp_path)}
-    result = subprocess.run(
-        [*arguments, "epoch=1"],
-        cwd=tmp_path,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    assert (result.returncode, result.stderr) == (0, ""), result.stdout
-    assert re.search(r"^ema +top1 ", result.stdout, re.M)
+    page = (REPOSITORY / "docs/deployment.md").read_text()
+    (first, *_) = re.findall(r"```bash\n(.*?)```", page, re.S)
+    assert first.startswith(command)

@@ -42,6 +42,18 @@ def refuse(run_tool, tmp_path):
     return run
 
 
+@pytest.fixture(scope="session")
+def digits_run(tmp_path_factory):
+    """Return the output folder of LeNet trained on the digits for one short epoch; to be read."""
+    folder = tmp_path_factory.mktemp("digits_run")
+    config = REPOSITORY / "configs/lenet_digits.yml"
+    # At this rate the average is the better one.
+    keys = ["epoch=1", "TrainReader.batch_size=128", "LearningRate.base_lr=0.003", "use_vdl=false"]
+    keys.append(f"save_dir={folder}/output")
+    run_in(folder, "train", "-c", config, "--eval", "-o", *keys)
+    return folder / "output"
+
+
 @pytest.fixture
 def config():
     """Return a function from a config's name to its path."""
