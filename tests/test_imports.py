@@ -26,14 +26,18 @@ ALLOWED = {
     "optim": {"averaging"},
     "metrics": set(),
     "plots": {"checkpoint", "errors"},
-    "console": {"errors"},
+    "progress": set(),
+    "console": {"errors", "progress"},
     "config": {"errors"},
-    "data": {"errors"},
+    "data": {"errors", "progress"},
     "checkpoint": {"errors", "averaging"},
-    "engine": {"errors", "averaging", "checkpoint", "fast_cpu", "metrics", "plots"},
+    "engine": {
+        *("errors", "averaging", "checkpoint", "fast_cpu", "metrics", "plots", "progress"),
+    },
     "hapi": {"errors", "averaging", "checkpoint"},
     "builder": {
         *("errors", "averaging", "checkpoint", "config", "data", "engine", "models", "optim"),
+        *("metrics", "plots", "progress"),
     },
     "__init__": {"averaging"},
 }

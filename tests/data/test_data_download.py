@@ -15,7 +15,7 @@ import pytest
 from archives import md5
 from mirrors import dribble, endless, redirect, send, silent
 
-from ppema.data.download import Downloader, MirrorsFailedError, ProgressLine
+from ppema.data.download import Downloader, MirrorsFailedError
 from ppema.data.transfer import THREAD_NAME, MirrorError, Transfer, _HttpRedirects
 from ppema.errors import DataError, StorageError
 
@@ -417,47 +417,3 @@ def test_progress_counts_up_to_the_whole(mirror, target, downloader):
     download(downloader, target, mirror.url + "f", progress=lambda *counts: seen.append(counts))
     assert seen[-1] == (len(BODY), len(BODY))
     assert seen == sorted(set(seen))
-
-
-class Terminal(io.StringIO):
-    def isatty(self):
-        return True
-
-
-def test_progress_line_is_shown_and_wiped():
-    terminal = Terminal()
-    line = ProgressLine(terminal, "f.gz", wait_s=0)
-    line(1_000_000, 4_000_000)
-    assert terminal.getvalue() == "\rf.gz: 1.0 of 4.0 MB, 25 %\x1b[K"
-    line.close()
-    assert terminal.getvalue().endswith("\r\x1b[K")
-
-
-def test_progress_line_waits_and_is_no_flood():
-    terminal = Terminal()
-    early = ProgressLine(terminal, "f.gz", wait_s=60)
-    early(1, 4)
-    early.close()
-    assert terminal.getvalue() == ""
-    line = ProgressLine(terminal, "f.gz", wait_s=0)
-    for done in range(1000):
-        line(done, 1000)
-    assert 1 <= terminal.getvalue().count("\r") < 100
-
-
-def test_progress_line_is_silent_in_a_log_file():
-    log = io.StringIO()
-    line = ProgressLine(log, "f.gz", wait_s=0)
-    line(1, 4)
-    line.close()
-    assert log.getvalue() == ""
-
-
-def test_terminal_that_went_away_is_no_fault():
-    class Gone(Terminal):
-        def write(self, text):
-            raise BrokenPipeError
-
-    line = ProgressLine(Gone(), "f.gz", wait_s=0)
-    line(1, 4)
-    line.close()
