@@ -15,7 +15,7 @@ import warnings
 from pathlib import Path
 from typing import Any, Sequence
 
-from ppema.console import PlainParser, Screen, log_to, run_tool, say
+from ppema.console import PlainParser, Screen, log_to, run_tool
 from ppema.errors import ConfigError
 
 # Nobody beyond this machine can reach it, whatever its firewall says.
@@ -61,8 +61,8 @@ def main(argv: Sequence[str]) -> int:
         logger.warning("%s: holds no records of a run yet (use_vdl: true writes them)", folder)
     signal.signal(signal.SIGTERM, _raise_terminated)
     # Bound already, so that a browser that is quick waits rather than fails.
-    print(f"http://{HOST}:{arguments.port}/app/index", flush=True)
-    say("Ctrl-C ends it")
+    hint = "" if arguments.quiet else "  (Ctrl-C ends it)"
+    print(f"http://{HOST}:{arguments.port}/app/index{hint}", flush=True)
     code = _INTERRUPTED
     # Serving ends by Ctrl-C only, which the server may well catch itself.
     with contextlib.suppress(KeyboardInterrupt):

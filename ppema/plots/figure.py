@@ -106,9 +106,7 @@ def font_families(texts: Iterable[str]) -> list[str]:
     families = ["DejaVu Sans"]
     if all(text.isascii() for text in texts):
         return families
-    from matplotlib import font_manager
-
-    installed = set(font_manager.get_font_names())
+    installed = set(font_manager().get_font_names())
     return families + [name for name in _WIDE_FONTS if name in installed]
 
 
@@ -158,12 +156,21 @@ def write_file(path: Path, write: Callable[[Path], object]) -> None:
         raise StorageError(f"cannot write {path}: {reason(error)}") from error
 
 
-def _pyplot() -> Any:
+def font_manager() -> Any:
+    """Return what knows matplotlib's fonts and those of the system."""
     # Imported where it is used: a run without pictures should not wait for it.
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         # It tells of the fonts it finds.
         logging.getLogger("matplotlib").setLevel(logging.WARNING)
+        from matplotlib import font_manager
+    return font_manager
+
+
+def _pyplot() -> Any:
+    font_manager()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
         import matplotlib
 
         matplotlib.use("Agg")

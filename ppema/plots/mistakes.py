@@ -9,7 +9,7 @@ from typing import Any, Optional, Sequence, Union
 import numpy as np
 import numpy.typing as npt
 
-from .figure import font_families, write_file
+from .figure import font_families, font_manager, write_file
 
 Pixels = npt.NDArray[np.uint8]
 
@@ -137,11 +137,10 @@ class _Fonts:
     """The font of matplotlib for what it can write, another for what it cannot."""
 
     def __init__(self, texts: Sequence[str]) -> None:
-        from matplotlib import font_manager
         from PIL import ImageFont
 
         families = font_families(texts)
-        paths = [font_manager.findfont(family) for family in (families[0], families[-1])]
+        paths = [font_manager().findfont(family) for family in (families[0], families[-1])]
         self._plain, self._wide = (ImageFont.truetype(path, _FONT_SIZE) for path in paths)
 
     def of(self, text: str) -> Any:
