@@ -215,12 +215,11 @@ def _last(values: Sequence[float]) -> float:
 
 
 def _moving_mean(values: Sequence[float], width: int) -> Any:
-    """Return the mean of the finite values among the latest `width` of each; a gap stays one."""
-    array = np.array(values)
+    """Return the mean of the finite values around each, `width` in all; a gap stays one."""
+    array, window = np.array(values), np.ones(width)
     is_finite = np.isfinite(array)
-    sums = np.cumsum(np.where(is_finite, array, 0.0))
-    counts = np.cumsum(is_finite)
-    sums[width:], counts[width:] = sums[width:] - sums[:-width], counts[width:] - counts[:-width]
+    sums = np.convolve(np.where(is_finite, array, 0.0), window, "same")
+    counts = np.convolve(is_finite, window, "same")
     return np.where(is_finite, sums / np.maximum(counts, 1), math.nan)
 
 

@@ -264,3 +264,35 @@ def test_ctrl_c_ends_the_dashboard_with_130_and_leaves_nothing(dashboard):
         time.sleep(0.1)
     else:
         pytest.fail("a process of the dashboard is left")
+
+
+PAGE = (REPOSITORY / "docs/dashboards.md").read_text()
+COMMANDS = [
+    line for block in re.findall(r"```bash\n(.*?)```", PAGE, re.S) for line in block.splitlines()
+]
+
+
+def test_the_commands_on_the_page_work_in_its_order(run_tool, tmp_path):
+    (tmp_path / "configs").symlink_to(REPOSITORY / "configs")
+    done = []
+    for command in COMMANDS:
+        program, *arguments = command.split()
+        tool = Path(arguments[0]).stem
+        done.append(tool if program == ".venv/bin/python" else program)
+        # These two are what the tests above do.
+        if done[-1] in ("dashboard", "chromium"):
+            continue
+        short = ["-o", "epoch=1", "TrainReader.batch_size=256"] if tool == "train" else []
+        result = run_tool(tool, *arguments[1:], *short)
+        assert (result.code, result.err) == (0, ""), command
+    assert done == ["train", "eval", "dashboard", "chromium", "train", "compare"]
+    assert Path("output/lenet_mnist/curves.png").is_file()
+    drawn = [path.stem.split("_")[1] for path in Path("output/lenet_mnist/plots").iterdir()]
+    assert sorted(drawn) == ["confusion", "mistakes"]
+
+
+def test_the_pictures_of_the_page_are_there():
+    found = re.findall(r"\]\((images/[^)]+)\)", PAGE)
+    assert len(found) == 4
+    for picture in found:
+        assert (REPOSITORY / "docs" / picture).is_file(), picture
