@@ -14,12 +14,15 @@ import warnings
 from types import FrameType
 from typing import Any, Callable, Optional, Sequence
 
+from . import progress
 from .errors import ConfigError, PpemaError
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _TRACEBACK = "PPEMA_TRACEBACK"
 _FORMAT = "[%(asctime)s] %(name)s %(levelname)s: %(message)s"
 _TIME = "%m/%d %H:%M:%S"
+# Of the tool that runs: whether it was told --quiet.
+_is_quiet = False
 # Of glibc's malloc.h; larger blocks than its largest threshold go back to the system at once.
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 _LARGEST_MMAP_THRESHOLD = 32 << 20
@@ -38,6 +41,7 @@ def run_tool(main: Callable[[Sequence[str]], int]) -> None:
     warnings.filterwarnings("ignore", message="When training, we now always track")
     _keep_freed_memory()
     _make_stdout_safe()
+    be_quiet(False)
     try:
         code = main(sys.argv[1:])
     except PpemaError as error:
@@ -78,8 +82,27 @@ def import_paddle() -> None:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
 
 
-class ArgumentParser(argparse.ArgumentParser):
-    """An argument parser with the arguments that every tool has, and errors of one line.
+class PlainParser(argparse.ArgumentParser):
+    """An argument parser with `--quiet`, and errors of one line."""
+
+    def __init__(self, description: str, prog: Optional[str] = None) -> None:
+        super().__init__(
+            prog=prog,
+            description=description,
+            allow_abbrev=False,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        self.add_argument(
+            "--quiet", action=_BeQuiet, help="say warnings, errors and results, and no more"
+        )
+
+    def error(self, message: str) -> Any:
+        """Raise ConfigError in place of printing the usage."""
+        raise ConfigError(f"{message} (see --help)")
+
+
+class ArgumentParser(PlainParser):
+    """An argument parser with the arguments that every tool with a config has.
 
     Args:
         description: what the tool does, with its command.
@@ -90,7 +113,7 @@ class ArgumentParser(argparse.ArgumentParser):
     def __init__(
         self, description: str, prog: Optional[str] = None, needs_config: bool = True
     ) -> None:
-        super().__init__(prog=prog, description=description, allow_abbrev=False)
+        super().__init__(description, prog)
         self.add_argument(
             "-c", "--config", required=needs_config, metavar="FILE", help="config file"
         )
@@ -104,9 +127,27 @@ class ArgumentParser(argparse.ArgumentParser):
             help="set config keys, e.g. -o epoch=2 Averages.ema.decay=0.999",
         )
 
-    def error(self, message: str) -> Any:
-        """Raise ConfigError in place of printing the usage."""
-        raise ConfigError(f"{message} (see --help)")
+
+class _BeQuiet(argparse.Action):
+    def __init__(self, option_strings: Sequence[str], dest: str, help: str) -> None:
+        super().__init__(option_strings, dest, nargs=0, default=False, help=help)
+
+    def __call__(self, parser: Any, namespace: Any, values: Any, option: Any = None) -> None:
+        setattr(namespace, self.dest, True)
+        be_quiet(True)
+
+
+def be_quiet(is_quiet: bool) -> None:
+    """Say nothing but warnings, errors and results from here on, or all again."""
+    global _is_quiet
+    _is_quiet = is_quiet
+    progress.enable(not is_quiet)
+
+
+def say(text: str) -> None:
+    """Print what a result is of: data, weights, place; nothing where the user wants it quiet."""
+    if not _is_quiet:
+        print(text)
 
 
 def parse_bool(text: str) -> bool:
@@ -137,22 +178,22 @@ def log_to(*handlers: logging.Handler) -> None:
 
 
 class Screen(logging.StreamHandler):  # type: ignore[type-arg]
-    """Print the log; where a progress bar stands for the step lines, print the others above it.
+    """Print the log; where a progress line stands for the step lines, print the others above it.
 
-    A training run outlives its screen: once the reader of its output is gone, it goes on
-    without (train.log has it all).
+    With `--quiet` only warnings are printed, and records with `is_result`. A training run outlives
+    its screen: once the reader of its output is gone, it goes on without (train.log has it all).
     """
 
-    def __init__(self, clear_bar: Optional[Callable[[], None]] = None) -> None:
+    def __init__(self) -> None:
         super().__init__(sys.stdout)
-        self._clear_bar = clear_bar
 
     def emit(self, record: logging.LogRecord) -> None:
         """Print one record."""
-        if self._clear_bar is not None:
-            if getattr(record, "is_step", False):
-                return
-            self._clear_bar()
+        is_minor = record.levelno < logging.WARNING and not getattr(record, "is_result", False)
+        has_line = progress.can_be_shown() and self.stream.isatty()
+        if (_is_quiet and is_minor) or (has_line and getattr(record, "is_step", False)):
+            return
+        progress.wipe()
         super().emit(record)
 
     def handleError(self, record: logging.LogRecord) -> None:
@@ -226,5 +267,6 @@ def _first_line(error: BaseException) -> str:
 
 
 def _fail(message: str, code: int) -> int:
+    progress.wipe()
     print(message, file=sys.stderr)
     return code

@@ -28,14 +28,15 @@ ALLOWED = {
     "signatures": set(),
     "metrics": set(),
     "plots": {"checkpoint", "errors"},
-    "console": {"errors"},
+    "progress": set(),
+    "console": {"errors", "progress"},
     "run_lock": {"errors"},
     "config": {"errors"},
-    "data": {"errors"},
+    "data": {"errors", "progress"},
     "checkpoint": {"errors", "averaging"},
     "engine": {
-        *("errors", "averaging", "checkpoint", "fast_cpu", "metrics", "plots", "ranking"),
-        "run_lock",
+        *("errors", "averaging", "checkpoint", "fast_cpu", "metrics", "plots", "progress"),
+        *("ranking", "run_lock"),
     },
     "hapi": {"errors", "averaging", "checkpoint"},
     "integrations": {"averaging"},
@@ -48,7 +49,7 @@ ALLOWED = {
     },
     "builder": {
         *("errors", "averaging", "checkpoint", "config", "data", "engine", "models", "optim"),
-        *("ranking", "schedules"),
+        *("metrics", "plots", "progress", "ranking", "schedules"),
     },
     "__init__": {"averaging"},
 }

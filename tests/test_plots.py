@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 
-from ppema import plots
 from ppema.errors import StorageError
-from ppema.plots import SweepPoint, plot_curves, plot_sweep
+from ppema.plots import Run, SweepPoint, compare, curves, plot_curves, plot_runs, plot_sweep
 
 RECORDS = [
     *({"split": "train", "step": s, "loss": 2.0 / s} for s in range(1, 9)),
     *(
-        {"split": "eval", "step": s, "average": name, "top1": top1}
+        {"split": "eval", "step": s, "average": name, "top1": top1, "loss": 1 - top1}
         for s, row in ((2, (0.90, 0.80, 0.91)), (8, (0.95, 0.97, 0.96)))
         for name, top1 in zip(("raw", "ema", "swa"), row)
     ),
 ]
+EVALUATIONS = [{**r, "epoch": r["step"] // 2} for r in RECORDS if r["split"] == "eval"]
 WINNER = {"average": "ema", "step": 8, "top1": 0.97, "loss": 0.1}
 
 
@@ -23,7 +25,8 @@ WINNER = {"average": "ema", "step": 8, "top1": 0.97, "loss": 0.1}
 def drawn(monkeypatch):
     """Return the figures that would have been saved."""
     figures = []
-    monkeypatch.setattr(plots, "_save", lambda figure, path: figures.append(figure))
+    for module in (curves, compare):
+        monkeypatch.setattr(module, "save", lambda figure, *_: figures.append(figure))
     yield figures
     from matplotlib import pyplot
 
@@ -43,10 +46,14 @@ def test_each_curve_carries_its_name_and_the_winner_is_marked(drawn, tmp_path):
     upper, lower = drawn[0].axes
     assert texts(upper) == ["ema 97.00", "swa 96.00", "raw 95.00"]
     assert lines(upper)[1] == [(2, 80.0), (8, 97.0)]
-    assert lines(upper)[-1] == [(8, 97.0)]
-    assert upper.lines[-1].get_marker() == "*"
+    (star,) = (line for line in upper.lines if line.get_marker() == "*")
+    assert list(zip(*star.get_data())) == [(8, 97.0)]
+    for axes in (upper, lower):
+        assert list(axes.lines[-1].get_xdata()) == [8, 8]
     assert upper.get_title() == "a run\nbest: ema, 97.00 % at step 8"
     assert lines(lower)[0] == [(s, 2.0 / s) for s in range(1, 9)]
+    assert lines(lower)[2] == [(2, pytest.approx(0.2)), (8, pytest.approx(0.03))]
+    assert sorted(texts(lower)) == ["ema", "raw", "swa", "training"]
     # The end of the run is what tells curves apart, not where they began.
     assert upper.get_ylim()[0] > 80
 
@@ -54,16 +61,65 @@ def test_each_curve_carries_its_name_and_the_winner_is_marked(drawn, tmp_path):
 def test_names_of_curves_that_end_together_do_not_overlap(drawn, tmp_path):
     records = [{**record, "top1": 0.97} if "top1" in record else record for record in RECORDS]
     plot_curves(records, "a run", tmp_path / "c.png", WINNER)
+    from matplotlib.text import Text
+
     axes = drawn[0].axes[0]
-    heights = [annotation.xy[1] for annotation in axes.texts]
-    low, high = axes.get_ylim()
-    assert all(a - b > 0.05 * (high - low) for a, b in zip(heights, heights[1:]))
+    drawn[0].canvas.draw()
+    # Without the lines from the curves to them.
+    boxes = [Text.get_window_extent(annotation) for annotation in axes.texts]
+    assert len(boxes) == 3
+    assert all(upper.y0 > lower.y1 for upper, lower in zip(boxes, boxes[1:]))
 
 
 def test_a_run_that_was_not_evaluated_shows_its_loss(drawn, tmp_path):
     plot_curves([r for r in RECORDS if r["split"] == "train"], "a run", tmp_path / "c.png")
     (axes,) = drawn[0].axes
-    assert (axes.get_title(), axes.get_ylabel()) == ("a run", "training loss")
+    assert (axes.get_title(), axes.get_ylabel()) == ("a run", "loss")
+
+
+def test_a_figure_that_was_not_finite_is_a_gap(drawn, tmp_path):
+    records = [{**r, "loss": None if r["step"] in (3, 4) else r["loss"]} for r in RECORDS]
+    plot_curves(records, "a run", tmp_path / "c.png", WINNER)
+    losses = drawn[0].axes[1].lines[0].get_ydata()
+    assert [math.isnan(loss) for loss in losses] == [False] * 2 + [True] * 2 + [False] * 4
+
+
+def test_a_run_without_a_finite_loss_says_so(drawn, tmp_path):
+    plot_curves([{"split": "train", "step": 1, "loss": None}], "a run", tmp_path / "c.png")
+    assert texts(drawn[0].axes[0]) == ["no finite loss"]
+
+
+def test_the_mean_of_a_long_run_is_drawn_over_its_noise(drawn, tmp_path):
+    records = [{"split": "train", "step": s, "loss": 2.0 + s % 2} for s in range(1, 401)]
+    plot_curves(records, "a run", tmp_path / "c.png")
+    noise, mean = (line.get_ydata() for line in drawn[0].axes[0].lines)
+    assert set(noise) == {2.0, 3.0}
+    assert set(mean[8:-8]) == {2.5}
+
+
+def test_a_beginning_far_below_is_cut_off_and_one_not_far_below_is_shown(drawn, tmp_path):
+    for first in (0.1, 0.97):
+        records = [
+            {"split": "eval", "step": s, "average": "raw", "top1": top1, "loss": 0.1}
+            for s, top1 in ((1, first), (10, 0.98), (20, 0.985))
+        ]
+        plot_curves(records, "a run", tmp_path / "c.png")
+    far, near = (figure.axes[0].get_ylim()[0] for figure in drawn)
+    assert 95 < far < 98
+    assert near < 97
+
+
+def test_runs_are_compared_by_the_weights_that_count_and_their_raw_ones(drawn, tmp_path):
+    slower = [{**record, "top1": record["top1"] - 0.1} for record in EVALUATIONS]
+    runs = [Run("fast", EVALUATIONS, "ema"), Run("slow", slower, "raw")]
+    plot_runs(runs, "two runs", tmp_path / "r.png")
+    (axes,) = drawn[0].axes
+    assert texts(axes) == ["fast: ema 97.00", "slow: raw 85.00"]
+    assert lines(axes) == [
+        [(1, 90.0), (4, 95.0)],
+        [(1, 80.0), (4, 97.0)],
+        [(1, pytest.approx(80.0)), (4, pytest.approx(85.0))],
+    ]
 
 
 def test_a_sweep_shows_accuracy_and_residual_over_width(drawn, tmp_path):

@@ -8,7 +8,7 @@ import logging
 from pathlib import Path
 from typing import Any, Mapping, Optional, Sequence
 
-from ppema.console import ArgumentParser, Screen, import_paddle, log_to, run_tool
+from ppema.console import ArgumentParser, Screen, import_paddle, log_to, run_tool, say
 from ppema.errors import ConfigError
 
 logger = logging.getLogger("ppema.average")
@@ -108,7 +108,7 @@ def posthoc(argv: Sequence[str]) -> int:
     run, manifest = checkpoint.path.parent, checkpoint.manifest
     snapshots = SnapshotSet(run, manifest, arguments.step, left_out)
     note = builder.note_on_run(manifest)
-    print(f"{run}: {snapshots}; place: {place}{note}")
+    say(f"{run}: {snapshots}; place: {place}{note}")
     if arguments.verify:
         print(verify(arguments.verify, snapshots, manifest))
         return 0
@@ -187,10 +187,10 @@ def _soup_with_config(arguments: argparse.Namespace, states: Any, output: Path) 
     config = builder.read_config(arguments.config, arguments.opt)
     place = builder.select_place(config)
     candidates = builder.make_candidates(config)
-    print(f"place: {place}; data: {candidates.source}")
+    say(f"place: {place}; data: {candidates.source}")
     if candidates.recomputes:
         batches = config.recompute_batches
-        print(f"BatchNorm statistics are computed anew for each on {batches} training batches")
+        say(f"BatchNorm statistics are computed anew for each on {batches} training batches")
     if arguments.greedy:
         state, ingredients = cook_greedily(states, candidates, print)
     else:

@@ -12,7 +12,7 @@ from typing import Any, Iterator, Optional, Sequence
 
 from benchmarks.remote import Remote, RemoteError
 
-from ppema.console import ArgumentParser, log_to, run_tool
+from ppema.console import PlainParser, log_to, run_tool, say
 from ppema.errors import ConfigError
 
 # What each measures; the module of the same name in benchmarks/subjects does it.
@@ -29,20 +29,10 @@ SUBJECTS = {
 ALL = "all"
 
 
-class _Parser(argparse.ArgumentParser):
-    """A parser without the arguments of a config; its errors are of one line all the same."""
-
-    error = ArgumentParser.error
-
-
 def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
     """Return the arguments."""
     lines = [f"  {name:<12}{what}" for name, what in SUBJECTS.items()]
-    parser = _Parser(
-        description="\n".join([__doc__, "", *lines]),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = PlainParser("\n".join([__doc__, "", *lines]))
     parser.add_argument("subject", choices=[*SUBJECTS, ALL], metavar="SUBJECT")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write everything, each sample")
     parser.add_argument("--picture", type=Path, metavar="FILE", help="draw the rows (PNG)")
@@ -68,12 +58,12 @@ def main(argv: Sequence[str]) -> int:
 
     with _torch_process(arguments.torch) as (torch, version):
         facts = machine.facts(argv, version)
-        print(machine.describe(facts), flush=True)
+        say(machine.describe(facts))
         settings = Settings(arguments.rounds, arguments.quick, torch, arguments.dataset_dir)
         names = list(SUBJECTS) if arguments.subject == ALL else [arguments.subject]
         found = {}
         for name in names:
-            print(f"\n== {name}: {SUBJECTS[name]}", flush=True)
+            say(f"\n== {name}: {SUBJECTS[name]}")
             found[name] = _subject(name).measure(settings)
             print(report.table(found[name]), flush=True)
             # After each, so that what took minutes is not lost with what comes later.

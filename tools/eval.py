@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import argparse
 from typing import Sequence
 
-from ppema.console import ArgumentParser, Screen, import_paddle, log_to, run_tool
+from ppema.console import ArgumentParser, Screen, import_paddle, log_to, run_tool, say
 
 
-def main(argv: Sequence[str]) -> int:
-    """Evaluate what the arguments say, print a table, return the exit code."""
+def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
+    """Return the arguments."""
     parser = ArgumentParser(__doc__)
     parser.add_argument(
         "--average",
@@ -16,30 +17,51 @@ def main(argv: Sequence[str]) -> int:
         metavar="NAME",
         help="raw, the name of an average, or all (the default)",
     )
-    arguments = parser.parse_args(argv)
+    parser.add_argument(
+        "--plots",
+        nargs="?",
+        const="",
+        metavar="DIR",
+        help="draw the confusion matrix and the surest mistakes; plots beside the weights if no "
+        "folder is named",
+    )
+    return parser.parse_args(argv)
+
+
+def main(argv: Sequence[str]) -> int:
+    """Evaluate what the arguments say, print a table, return the exit code."""
+    arguments = parse_arguments(argv)
     log_to(Screen())
     # Once the arguments are right: it takes a second.
     import_paddle()
     from ppema import builder
     from ppema.engine.evaluate import evaluate, table
+    from ppema.engine.predictions import Predictions
     from ppema.engine.weights import find_weights
     from ppema.fast_cpu import FastLayers
 
     config = builder.read_config(arguments.config, arguments.opt)
     place = builder.select_place(config)
     weights = find_weights(config.weights, builder.run_folder(config), arguments.average)
+    folder = None if arguments.plots is None else builder.plots_folder(arguments.plots, weights)
     dataset = builder.load_eval_data(config, weights.manifest)
     model, loss_fn = builder.make_model(config), builder.make_loss(config)
     reader = builder.make_eval_reader(config, dataset)
     fast_layers = FastLayers(model, config.fast_cpu)
-    print(f"weights: {weights.described}")
-    print(f"data: {dataset.source}; place: {place}{builder.note_on(dataset)}")
+    say(f"weights: {weights.described}")
+    say(f"data: {dataset.source}; place: {place}{builder.note_on(dataset)}")
     evaluations = {}
+    predictions = {name: Predictions(builder.NUM_MISTAKES) for name in weights.names if folder}
     for name in weights.names:
         weights.load(name, model)
         with fast_layers.in_use():
-            evaluations[name] = evaluate(model, loss_fn, reader)
+            evaluations[name] = evaluate(model, loss_fn, reader, predictions.get(name), name)
     print(table(evaluations, weights.winner, config.select))
+    if folder is not None:
+        name = builder.chosen(evaluations, weights.winner)
+        title = f"{config.name}, {weights.title(name)}, top-1 {100 * evaluations[name].top1:.2f} %"
+        files = builder.plot_evaluation(name, title, predictions[name], dataset, folder)
+        print(f"{name} drawn: {', '.join(map(str, files))}")
     return 0
 
 

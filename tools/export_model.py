@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from typing import Sequence
 
-from ppema.console import ArgumentParser, Screen, log_to, run_tool
+from ppema.console import ArgumentParser, Screen, import_paddle, log_to, run_tool, say
 
 DEFAULT_FOLDER = Path("output_inference")
 
@@ -37,7 +37,8 @@ def main(argv: Sequence[str]) -> int:
     log_to(Screen())
     # Read by Paddle when it is imported; tracing BatchNorm warns of what does not concern anyone.
     os.environ.setdefault("GLOG_minloglevel", "2")
-    # Imported once the arguments are right: Paddle takes a second.
+    # Once the arguments are right: it takes a second.
+    import_paddle()
     from ppema import builder
     from ppema.export import export_model, require_free
     from ppema.onnx_file import require_converter
@@ -50,7 +51,7 @@ def main(argv: Sequence[str]) -> int:
         require_converter()
     place = builder.select_place(config)
     served = builder.load_served(config, arguments.average)
-    print(f"weights: {served.weights.described}; place: {place}")
+    say(f"weights: {served.weights.described}; place: {place}")
     images, images_are, origin = builder.check_images(config, served)
     checks = export_model(
         served.model,

@@ -5,18 +5,15 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-import time
 from pathlib import Path
 from typing import Any, Optional, Sequence
 
-from ppema.console import ArgumentParser, Screen, log_to, run_tool
+from ppema.console import ArgumentParser, Screen, import_paddle, log_to, run_tool, say
 from ppema.errors import ConfigError, DataError
 
 PREDICTIONS, PICTURES, SHEET = "predictions.json", "pictures", "overview.png"
 # Of predictions.json.
 FORMAT = 1
-# What is done sooner needs no bar.
-BAR_AFTER_S = 2.0
 
 
 def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
@@ -45,7 +42,8 @@ def main(argv: Sequence[str]) -> int:
     """Say, write and draw what the pictures are taken for; return the exit code."""
     arguments = parse_arguments(argv)
     log_to(Screen())
-    # Imported once the arguments are right: Paddle takes a second.
+    # Once the arguments are right: it takes a second.
+    import_paddle()
     from ppema import builder
 
     config = builder.read_config(arguments.config, arguments.opt)
@@ -54,7 +52,7 @@ def main(argv: Sequence[str]) -> int:
     pictures = find_pictures(arguments)
     place = builder.select_place(config)
     served = builder.load_served(config, arguments.average)
-    print(f"weights: {served.weights.described}; place: {place}")
+    say(f"weights: {served.weights.described}; place: {place}")
     gallery = Gallery(output_dir, num_pictures=len(pictures))
     outcomes = look_at(config, served, pictures, arguments.top_k, gallery)
     gallery.draw_sheet()
@@ -63,7 +61,7 @@ def main(argv: Sequence[str]) -> int:
     if done:
         print(table(done))
     num_failed = len(outcomes) - len(done)
-    print(f"{len(done)} pictures; {PREDICTIONS}, {PICTURES}/ and {SHEET} are in {output_dir}")
+    say(f"{len(done)} pictures; {PREDICTIONS}, {PICTURES}/ and {SHEET} are in {output_dir}")
     if num_failed:
         raise DataError(
             f"{num_failed} of {len(outcomes)} files could not be used; they are named above"
@@ -159,12 +157,10 @@ def look_at(
 ) -> list[Any]:
     """Put the pictures through the model and draw them; tell at once of what cannot be read."""
     from ppema.engine.infer import infer
-    from ppema.engine.progress import ProgressBar
     from ppema.fast_cpu import FastLayers
+    from ppema.progress import track, wipe
 
-    bar = ProgressBar(sys.stdout) if sys.stdout.isatty() else None
-    begun_s, outcomes = time.monotonic(), []
-    for outcome in infer(
+    found = infer(
         served.model,
         lambda picture: served.preprocess(picture.path),
         pictures,
@@ -172,17 +168,14 @@ def look_at(
         batch_size=config.EvalReader.batch_size,
         top_k=top_k,
         fast_layers=FastLayers(served.model, config.fast_cpu),
-    ):
+    )
+    outcomes = []
+    for outcome in track(found, len(pictures), "naming pictures"):
         gallery.add(outcome)
         outcomes.append(outcome)
-        if bar is not None and outcome.fault is not None:
-            bar.clear()
         if outcome.fault is not None:
+            wipe()
             print(outcome.fault, file=sys.stderr)
-        if bar is not None and time.monotonic() - begun_s >= BAR_AFTER_S:
-            bar.show(len(outcomes), len(pictures), "pictures")
-    if bar is not None:
-        bar.clear()
     return outcomes
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import logging
-import sys
 from typing import Any, Sequence
 
 from ppema.console import ArgumentParser, Screen, import_paddle, log_to, parse_bool, run_tool
@@ -93,14 +92,13 @@ def train(config: Any, arguments: argparse.Namespace) -> None:
     from ppema import builder
     from ppema.checkpoint import CheckpointStore
     from ppema.engine import resume
-    from ppema.engine.progress import ProgressBar
     from ppema.engine.run_folder import CONFIG, LOG, LateLogFile
     from ppema.engine.run_state import restore
     from ppema.engine.stop import StopSignals
+    from ppema.progress import ProgressLine
 
-    bar = ProgressBar(sys.stdout) if sys.stdout.isatty() else None
     log_file = LateLogFile()
-    log_to(Screen(bar.clear if bar else None), log_file)
+    log_to(Screen(), log_file)
     store = CheckpointStore(builder.run_folder(config), config.keep_checkpoint_max)
     start = resume.find_start(store, arguments.resume, arguments.overwrite)
     anew: set[str] = set()
@@ -117,8 +115,9 @@ def train(config: Any, arguments: argparse.Namespace) -> None:
         anew |= resume.changed_data(start.manifest["data"], data.facts())
     signals = StopSignals()
     trainer = builder.make_trainer(config, data, start)
+    line = ProgressLine("training")
     trainer.hooks = builder.make_hooks(
-        config, data, store, trainer.steps_per_epoch, bar, arguments.eval, signals
+        config, data, store, trainer.steps_per_epoch, line, arguments.eval, signals
     )
     builder.try_one_batch(config, trainer, data)
     if start is not None:

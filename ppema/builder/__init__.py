@@ -3,6 +3,7 @@
 from .after_run import make_candidates, posthoc_targets
 from .catalog import CATALOG, read_config
 from .parts import check, identity, make_loss, make_model, select_place
+from .plots import NUM_MISTAKES, chosen, plot_evaluation, plots_folder
 from .run import describe_run, make_hooks, make_trainer, run_folder
 from .run_data import RunData, load_data, load_eval_data, make_eval_reader, note_on, note_on_run
 from .served import Served, check_images, load_served
@@ -10,10 +11,12 @@ from .trial import try_one_batch
 
 __all__ = [
     "CATALOG",
+    "NUM_MISTAKES",
     "RunData",
     "Served",
     "check",
     "check_images",
+    "chosen",
     "describe_run",
     "identity",
     "load_data",
@@ -27,6 +30,8 @@ __all__ = [
     "make_trainer",
     "note_on",
     "note_on_run",
+    "plot_evaluation",
+    "plots_folder",
     "posthoc_targets",
     "read_config",
     "run_folder",

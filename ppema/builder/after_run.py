@@ -12,6 +12,7 @@ from ..config import Config
 from ..engine.candidates import Candidates
 from ..engine.posthoc import Target
 from ..errors import ConfigError
+from ..progress import track
 from .parts import make_loss, make_model
 from .run_data import load_data, load_eval_data, make_eval_reader, make_train_reader, note_on
 
@@ -35,11 +36,14 @@ def make_candidates(config: Config, start: Optional[Checkpoint] = None) -> Candi
     data = load_data(config, start)
     train_reader = make_train_reader(config, data.train)
     epoch = int(manifest.get("epoch", 1))
+    total = min(config.recompute_batches, len(train_reader))
     return Candidates(
         model,
         loss_fn,
         make_eval_reader(config, data.eval),
-        lambda: itertools.islice(train_reader.batches(epoch), config.recompute_batches),
+        lambda: track(
+            itertools.islice(train_reader.batches(epoch), total), total, "BatchNorm statistics"
+        ),
         data.eval.source + note_on(data.eval),
         config.fast_cpu,
     )

@@ -5,9 +5,7 @@ from __future__ import annotations
 import hashlib
 import inspect
 import re
-import sys
 import urllib.parse
-from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Mapping, Optional, Sequence
@@ -16,12 +14,13 @@ from ..averaging import ArgumentError
 from ..checkpoint import load_but_head
 from ..config import Config
 from ..data.archives import mirror_addresses, paddle_cache
-from ..data.download import Downloader, MirrorsFailedError, ProgressLine
+from ..data.download import Downloader, MirrorsFailedError
 from ..data.transfer import SCHEMES
 from ..engine.evaluate import RAW
 from ..engine.weights import ALL, find_weights
 from ..errors import CheckpointError, NonFiniteError
 from ..models import PRETRAINED, PaddleModel
+from ..progress import ProgressLine
 from .catalog import argument_error
 
 KEY = "pretrain_weights"
@@ -51,13 +50,13 @@ class WebFile:
         """
         if self.path.is_file() and self._is_intact():
             return f"{self.path}, in the cache"
-        with closing(ProgressLine(sys.stderr, self.path.name)) as progress:
+        with ProgressLine(f"downloading {self.path.name}") as line:
             Downloader().download(
                 self.urls,
                 self.path,
                 self.digests.get("md5"),
                 None,
-                progress,
+                line.show_bytes,
                 self.digests.get("sha256"),
             )
         return f"{self.path}, downloaded"

@@ -8,14 +8,17 @@ from typing import Any, Optional
 
 from ..checkpoint import Checkpoint, CheckpointStore
 from ..config import Config
-from ..engine.hooks import CheckpointHook, CurvesHook, EvaluateHook, LogHook
-from ..engine.progress import ProgressBar
+from ..engine.evaluate import RAW
+from ..engine.hooks import CheckpointHook, EvaluateHook, LogHook
 from ..engine.record import Recorder
 from ..engine.rng import seed_everything
 from ..engine.snapshots import SNAPSHOTS, SnapshotHook
 from ..engine.stop import StopHook, StopSignals
 from ..engine.trainer import Hook, Trainer
+from ..engine.view_hooks import HistogramHook, SummaryHook
+from ..engine.visualdl_view import ViewOptions
 from ..models import IN_CHANNELS, PaddleModel, first_convolution
+from ..progress import ProgressLine
 from .changes import changed_values, changes_order, describe, moved_horizons
 from .parts import (
     check_schedule,
@@ -29,6 +32,7 @@ from .parts import (
     snapshot_interval,
     warn_of_long_windows,
 )
+from .plots import pixel_scale
 from .pretrained import load_pretrained, note_unused
 from .run_data import RunData, make_eval_reader, make_train_reader, note_on
 
@@ -90,13 +94,13 @@ def make_hooks(
     data: RunData,
     store: CheckpointStore,
     steps_per_epoch: int,
-    bar: Optional[ProgressBar],
+    line: Optional[ProgressLine],
     with_evaluation: bool,
     signals: StopSignals,
 ) -> list[Hook]:
     """Return the hooks of a run in the order in which they act after each step."""
     run = run_length(config, steps_per_epoch)
-    recorder = Recorder(store.folder, vdl_folder(config))
+    recorder = Recorder(store.folder, vdl_folder(config), view_options(config, data))
     evaluate = EvaluateHook(
         make_eval_reader(config, data.eval),
         recorder,
@@ -117,9 +121,29 @@ def make_hooks(
     checkpoint = CheckpointHook(
         store, config.snapshot_epoch, config.snapshot_iter, facts, evaluate, snapshots
     )
-    log = LogHook(recorder, config.log_iter, bar)
-    curves = CurvesHook(store.folder, config.name + note_on(data.eval), evaluate)
-    return [log, evaluate, snapshots, checkpoint, curves, StopHook(signals, checkpoint)]
+    log = LogHook(recorder, config.log_iter, line)
+    histograms = HistogramHook(recorder)
+    summary = SummaryHook(store.folder, config.name + note_on(data.eval), evaluate)
+    stop = StopHook(signals, checkpoint)
+    return [log, histograms, evaluate, snapshots, checkpoint, summary, stop]
+
+
+def view_options(config: Config, data: RunData) -> ViewOptions:
+    """Return what VisualDL shows of a run beside its figures."""
+    common = {
+        "model": config.Model.name,
+        "optimizer": config.Optimizer.name,
+        "base_lr": config.LearningRate.base_lr,
+        "schedule": ", ".join(named.name for named in config.LearningRate.schedulers) or "constant",
+        "images_per_step": config.TrainReader.batch_size * config.accumulate_steps,
+        "epochs": config.epoch,
+        "seed": config.seed,
+    }
+    hyperparameters = {RAW: {"average": "none", **common}}
+    for name, named in config.Averages.items():
+        arguments = ", ".join(f"{key} {value}" for key, value in named.arguments.items())
+        hyperparameters[name] = {"average": f"{named.name} {arguments}".rstrip(), **common}
+    return ViewOptions(tuple(data.eval.class_names or ()), pixel_scale(data.eval), hyperparameters)
 
 
 def describe_run(

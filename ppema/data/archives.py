@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import difflib
 import os
-import sys
 import urllib.parse
-from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Literal, Optional, Sequence
 
 from ..errors import ConfigError, DataError, StorageError
+from ..progress import ProgressLine
 from .dataset import Kind
-from .download import Downloader, MirrorsFailedError, ProgressLine
+from .download import Downloader, MirrorsFailedError
 from .transfer import SCHEMES
 
 MIRRORS_VARIABLE = "PPEMA_MIRRORS"
@@ -133,13 +132,13 @@ def fetch(
     for archive in archives:
         name = f"{archive.name}.gz"
         try:
-            with closing(ProgressLine(sys.stderr, name)) as progress:
+            with ProgressLine(name) as line:
                 downloader.download(
                     [address + name for address in addresses],
                     folder / name,
                     archive.md5,
                     archive.num_bytes,
-                    progress,
+                    line.show_bytes,
                 )
         except (MirrorsFailedError, StorageError) as error:
             raise NotWithinReachError(f"{folder} lacks {in_words(archives)}; {error}") from None

@@ -12,7 +12,7 @@ import time
 import urllib.parse
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, Callable, Iterator, Mapping, Optional, Sequence, TextIO
+from typing import IO, Any, Callable, Iterator, Mapping, Optional, Sequence
 
 from ..errors import DataError, StorageError
 from .transfer import SCHEMES, MirrorError, Transfer
@@ -21,7 +21,6 @@ logger = logging.getLogger(__name__)
 
 Progress = Callable[[int, int], None]
 
-_PROGRESS_INTERVAL_S = 0.1
 # A large file from a slow mirror that keeps sending is worth waiting for.
 _SLOWEST_BYTES_PER_S = 1e5
 # Where nobody says how large the file is.
@@ -178,41 +177,6 @@ class NoDownloader(Downloader):
     ) -> None:
         """Raise MirrorsFailedError."""
         raise MirrorsFailedError("nothing is downloaded for this")
-
-
-class ProgressLine:
-    """Show a download on a terminal, on one line that is wiped at the end.
-
-    Nothing is shown where the stream is no terminal, nor before `wait_s` seconds.
-    """
-
-    def __init__(self, stream: TextIO, name: str, wait_s: float = 2.0) -> None:
-        self._stream, self._name = stream, name
-        self._next_s = time.monotonic() + wait_s
-        self._is_shown = False
-
-    def __call__(self, num_done: int, num_bytes: int) -> None:
-        """Show how much is done, at most ten times a second."""
-        now = time.monotonic()
-        if now < self._next_s or not self._stream.isatty():
-            return
-        self._next_s, self._is_shown = now + _PROGRESS_INTERVAL_S, True
-        sizes = f"{num_done / 1e6:.1f} MB"
-        if num_bytes:
-            share = f"{num_done / num_bytes:.0%}".replace("%", " %")
-            sizes = f"{num_done / 1e6:.1f} of {num_bytes / 1e6:.1f} MB, {share}"
-        self._write(f"\r{self._name}: {sizes}\x1b[K")
-
-    def close(self) -> None:
-        """Wipe the line."""
-        if self._is_shown:
-            self._write("\r\x1b[K")
-
-    def _write(self, text: str) -> None:
-        # A terminal that has gone away is no reason to end the download.
-        with contextlib.suppress(OSError):
-            self._stream.write(text)
-            self._stream.flush()
 
 
 def _describe(answers: Mapping[str, str]) -> str:

@@ -5,10 +5,8 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
-import sys
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Literal, Optional, Sequence, Tuple, Union, get_args
@@ -17,9 +15,10 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import DataError
+from ..progress import track
 from .archives import open_folder, require_folder_name, require_mode
 from .dataset import ArrayDataset, Kind, array_digest, scale_fault
-from .download import Downloader, ProgressLine
+from .download import Downloader
 from .picture import IMAGE_SUFFIXES, ResizeMode, known_suffixes, read_image
 from .samples import OWN_SIZE, SampleDataset
 
@@ -276,10 +275,10 @@ def _read_all(files: ImageFiles, shape: tuple[int, ...]) -> npt.NDArray[np.uint8
     images = np.empty((len(files), *shape), np.uint8)
     name = f"reading {len(files):,} images"
     # Threads gain, since Pillow decodes without Python's lock.
-    with closing(ProgressLine(sys.stderr, name)) as progress, ThreadPoolExecutor(_cores()) as pool:
-        for index, (image, _) in enumerate(pool.map(files.__getitem__, range(len(files)))):
+    with ThreadPoolExecutor(_cores()) as pool:
+        read = pool.map(files.__getitem__, range(len(files)))
+        for index, (image, _) in enumerate(track(read, len(files), name)):
             images[index] = image
-            progress((index + 1) * image.size, images.size)
     return images
 
 

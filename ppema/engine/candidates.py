@@ -49,7 +49,7 @@ class Candidates:
         """
         self.load(state, source)
         with self._fast_layers.in_use():
-            return evaluate(self._model, self._loss_fn, self._eval_reader)
+            return evaluate(self._model, self._loss_fn, self._eval_reader, name=source)
 
     def load(self, state: Mapping[str, Any], source: str) -> None:
         """Load the weights, in the model's own dtypes, and compute BN anew.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from functools import partial
-from typing import Any, Callable, Mapping, Optional
+from typing import Any, Callable, Iterable, Iterator, Mapping, Optional
 
 import paddle
 
@@ -12,15 +12,30 @@ from ..averaging import WeightAverage
 from ..checkpoint import require_finite
 from ..errors import NonFiniteError
 from ..metrics import Evaluation, num_first_and_second
+from ..progress import track
+from .predictions import Predictions
 from .two_threads import can_take_two_threads, map_in_two_threads
 
 RAW = "raw"
 
 
-def evaluate(model: Any, loss_fn: Callable[..., Any], reader: Any) -> Evaluation:
+def evaluate(
+    model: Any,
+    loss_fn: Callable[..., Any],
+    reader: Any,
+    predictions: Optional[Predictions] = None,
+    name: str = "",
+) -> Evaluation:
     """Run the model over every batch once, in eval mode, without gradients.
 
     The mode of every layer is put back, whatever happens.
+
+    Args:
+        model: a paddle.nn.Layer; called with images, gives logits.
+        loss_fn: called with logits and labels, gives a scalar.
+        reader: the evaluation data.
+        predictions: gathers what the model says of each image.
+        name: of the weights, for the progress line.
 
     Raises:
         NonFiniteError: a weight or the loss is NaN or infinite.
@@ -28,13 +43,14 @@ def evaluate(model: Any, loss_fn: Callable[..., Any], reader: Any) -> Evaluation
     require_finite(model.state_dict(), "evaluate")
     modes = [(layer, layer.training) for layer in model.sublayers(include_self=True)]
     model.eval()
-    count = partial(_count_batch, model, loss_fn)
+    count = partial(_count_batch, model, loss_fn, predictions)
+    batches = track(_numbered(reader.batches(1)), len(reader), f"evaluating {name}".rstrip())
     try:
         with paddle.no_grad():
             if can_take_two_threads(model, loss_fn):
-                counted = map_in_two_threads(count, reader.batches(1))
+                counted = map_in_two_threads(count, batches)
             else:
-                counted = [count(batch) for batch in reader.batches(1)]
+                counted = [count(batch) for batch in batches]
     finally:
         for layer, was_training in modes:
             layer.training = was_training
@@ -49,13 +65,21 @@ def evaluate(model: Any, loss_fn: Callable[..., Any], reader: Any) -> Evaluation
 
 
 def evaluate_all(
-    model: Any, averages: Mapping[str, WeightAverage], loss_fn: Callable[..., Any], reader: Any
+    model: Any,
+    averages: Mapping[str, WeightAverage],
+    loss_fn: Callable[..., Any],
+    reader: Any,
+    predictions: Optional[Mapping[str, Predictions]] = None,
 ) -> dict[str, Evaluation]:
-    """Evaluate the raw weights, then each average in their place, by name."""
-    evaluations = {RAW: evaluate(model, loss_fn, reader)}
+    """Evaluate the raw weights, then each average in their place, by name.
+
+    `predictions`, by the same names, gather what is said of each image.
+    """
+    gathered = predictions or {}
+    evaluations = {RAW: evaluate(model, loss_fn, reader, gathered.get(RAW), RAW)}
     for name, average in averages.items():
         with average.average_parameters():
-            evaluations[name] = evaluate(model, loss_fn, reader)
+            evaluations[name] = evaluate(model, loss_fn, reader, gathered.get(name), name)
     return evaluations
 
 
@@ -88,8 +112,24 @@ def table(
     )
 
 
-def _count_batch(model: Any, loss_fn: Callable[..., Any], batch: Any) -> tuple[int, Any, Any]:
+def _numbered(batches: Iterable[Any]) -> Iterator[tuple[int, Any]]:
+    """Yield each batch with the number of images before it."""
+    start = 0
+    for batch in batches:
+        yield start, batch
+        start += len(batch.label)
+
+
+def _count_batch(
+    model: Any,
+    loss_fn: Callable[..., Any],
+    predictions: Optional[Predictions],
+    numbered: tuple[int, Any],
+) -> tuple[int, Any, Any]:
+    start, batch = numbered
     image, label = paddle.to_tensor(batch.image), paddle.to_tensor(batch.label)
     logits = model(image)
     loss = loss_fn(logits, label)
+    if predictions is not None:
+        predictions.add(start, batch, logits)
     return len(batch.label), loss, num_first_and_second(logits, label)

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import datetime
 import logging
-from pathlib import Path
 from typing import Any, Mapping, Optional
 
 from ..averaging import Diagnostics
 from ..checkpoint import BEST, FINAL, CheckpointStore
 from ..metrics import Evaluation
-from ..plots import plot_curves
-from .evaluate import choose, evaluate_all, mark_of, table
-from .progress import ProgressBar
-from .record import METRICS, Recorder, read_records
+from ..progress import ProgressLine
+from .evaluate import RAW, choose, evaluate_all, table
+from .predictions import Predictions
+from .record import Recorder
 from .run_state import checkpoint_files
 from .snapshots import SnapshotHook
 from .totals import Totals
@@ -21,14 +20,15 @@ from .trainer import Hook, Trainer
 
 logger = logging.getLogger(__name__)
 
-CURVES = "curves.png"
+# Of the surest mistakes of each set of weights, shown at each evaluation.
+_NUM_MISTAKES = 12
 
 
 class LogHook(Hook):
-    """Write a line and a record every `log_iter` steps; move the progress bar at each."""
+    """Write a line and a record every `log_iter` steps; move the progress line at each."""
 
-    def __init__(self, recorder: Recorder, log_iter: int, bar: Optional[ProgressBar]) -> None:
-        self._recorder, self._log_iter, self._bar = recorder, log_iter, bar
+    def __init__(self, recorder: Recorder, log_iter: int, line: Optional[ProgressLine]) -> None:
+        self._recorder, self._log_iter, self._line = recorder, log_iter, line
 
     def before_run(self, trainer: Trainer) -> None:
         """Drop what the record holds from after this step."""
@@ -38,14 +38,14 @@ class LogHook(Hook):
         """Log where `log_iter` or the end of the epoch says so."""
         if trainer.step_in_epoch % self._log_iter == 0 or trainer.is_epoch_end:
             self._log(trainer)
-        if self._bar is not None:
-            epoch = f"epoch {trainer.epoch}/{trainer.num_epochs}"
-            self._bar.show(trainer.step_in_epoch, trainer.steps_per_epoch, epoch)
+        if self._line is not None:
+            self._line.title = f"epoch {trainer.epoch}/{trainer.num_epochs}"
+            self._line.show(trainer.step_in_epoch, trainer.steps_per_epoch)
 
     def after_run(self, trainer: Trainer) -> None:
-        """Take the bar away and flush the records."""
-        if self._bar is not None:
-            self._bar.clear()
+        """Wipe the progress line and flush the records."""
+        if self._line is not None:
+            self._line.close()
         self._recorder.close()
 
     def _log(self, trainer: Trainer) -> None:
@@ -69,12 +69,12 @@ class LogHook(Hook):
             record["left_out"] = trainer.gate.num_left_out
         self._recorder.write(record)
         eta = _time_left(trainer, totals)
-        if self._bar is not None:
-            self._bar.describe(
+        if self._line is not None:
+            self._line.text = (
                 f"loss {record['loss']:.4f}  acc {record['top1']:.4f}  eta {eta}  "
                 f"{record['ips']:.0f} images/s"
             )
-        # On a terminal the bar stands for this line; the file has it in any case.
+        # On a terminal the line stands for this line; the file has it in any case.
         logger.info(_training_line(trainer, totals, record, eta), extra={"is_step": True})
         if trainer.is_epoch_end:
             for name, diagnostics in found.items():
@@ -127,8 +127,10 @@ class EvaluateHook(Hook):
             return
         trainer.refresh_averages()
         model, averages, loss_fn = trainer.model, trainer.averages, trainer.loss_fn
+        names = (RAW, *averages) if self.recorder.has_view else ()
+        predictions = {name: Predictions(_NUM_MISTAKES) for name in names}
         with trainer.fast_layers.in_use():
-            evaluations = evaluate_all(model, averages, loss_fn, self._reader)
+            evaluations = evaluate_all(model, averages, loss_fn, self._reader, predictions)
         self.evaluations = evaluations
         self.winner = choose(evaluations, self.select)
         for name, evaluation in evaluations.items():
@@ -141,6 +143,8 @@ class EvaluateHook(Hook):
                     **evaluation.as_dict(),
                 }
             )
+        for name, gathered in predictions.items():
+            self.recorder.show_predictions(name, gathered, trainer.step)
         won = evaluations[self.winner]
         if not self.best or won.rank > (self.best["top1"], -self.best["loss"]):
             self.is_best = True
@@ -221,28 +225,6 @@ class CheckpointHook(Hook):
         path = self._store.save(trainer.step, checkpoint_files(trainer), facts)
         self._snapshots.commit()
         logger.info("step %d saved in %s", trainer.step, path)
-
-
-class CurvesHook(Hook):
-    """Draw the curves of the run at its end.
-
-    Args:
-        folder: the run's folder.
-        title: above the picture.
-        evaluate: the hook that knows the best.
-    """
-
-    def __init__(self, folder: Path, title: str, evaluate: EvaluateHook) -> None:
-        self._folder, self._title, self._evaluate = folder, title, evaluate
-
-    def after_step(self, trainer: Trainer) -> None:
-        """Draw after the last step, all figures being in the record."""
-        if trainer.is_run_end:
-            records = list(read_records(self._folder / METRICS))
-            path = self._folder / CURVES
-            word = mark_of(self._evaluate.select)
-            plot_curves(records, self._title, path, self._evaluate.best or None, word)
-            logger.info("curves drawn in %s", path)
 
 
 def _time_left(trainer: Trainer, totals: Totals) -> datetime.timedelta:

@@ -11,6 +11,7 @@ from typing import Any, Iterator, Mapping, Optional, Sequence
 from ..averaging import combine_states, posthoc_coefficients, posthoc_residual
 from ..errors import CheckpointError, ConfigError
 from ..metrics import Evaluation
+from ..progress import track
 from .candidates import Candidates
 from .snapshots import SNAPSHOTS, Snapshot
 
@@ -145,7 +146,10 @@ class SnapshotSet:
         copied = {name for snapshot in ordered for name in snapshot.copied}
         try:
             return combine_states(
-                ((snapshot.file_name, snapshot.read(self._folder)) for snapshot in ordered),
+                (
+                    (snapshot.file_name, snapshot.read(self._folder))
+                    for snapshot in track(ordered, len(ordered), "combining snapshots")
+                ),
                 [coefficients[snapshot.file_name] for snapshot in ordered],
                 copied,
             )
@@ -230,7 +234,11 @@ def read_list(manifest: Mapping[str, Any], folder: Path) -> list[Snapshot]:
 
 def _whole(snapshots: Sequence[Snapshot], folder: Path) -> list[Snapshot]:
     """Return those whose files are what the manifest lists; name the others in a warning."""
-    whole = [snapshot for snapshot in snapshots if snapshot.is_whole(folder / snapshot.file_name)]
+    whole = [
+        snapshot
+        for snapshot in track(snapshots, len(snapshots), "checking snapshots")
+        if snapshot.is_whole(folder / snapshot.file_name)
+    ]
     for snapshot in snapshots:
         if snapshot not in whole:
             path = folder / snapshot.file_name

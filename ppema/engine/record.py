@@ -6,18 +6,17 @@ import json
 import logging
 import math
 import os
-import warnings
 from pathlib import Path
 from typing import Any, Iterator, Mapping, Optional
 
 from ..checkpoint.files import reason
 from ..errors import StorageError
+from .predictions import Predictions
+from .visualdl_view import BY_AVERAGE, ViewOptions, VisualDLView
 
 logger = logging.getLogger(__name__)
 
 METRICS = "metrics.jsonl"
-# What a training record has for each average.
-_BY_AVERAGE = ("decay", "distance", "window", "initial_share", "never_moved")
 
 
 class Recorder:
@@ -30,11 +29,21 @@ class Recorder:
     Args:
         folder: the run's folder.
         vdl_folder: where VisualDL's records go, one folder a curve; None for none.
+        options: what VisualDL shows beside the figures.
     """
 
-    def __init__(self, folder: Path, vdl_folder: Optional[Path]) -> None:
+    def __init__(
+        self, folder: Path, vdl_folder: Optional[Path], options: Optional[ViewOptions] = None
+    ) -> None:
         self._path = folder / METRICS
-        self._view = VisualDLView(vdl_folder) if vdl_folder is not None else None
+        self._view = None
+        if vdl_folder is not None:
+            self._view = VisualDLView(vdl_folder, str(folder), options or ViewOptions())
+
+    @property
+    def has_view(self) -> bool:
+        """Tell whether VisualDL's records are written."""
+        return self._view is not None
 
     def start(self, step: int) -> None:
         """Drop all records after `step`, and make the view of what is left anew."""
@@ -46,7 +55,7 @@ class Recorder:
             os.fsync(file.fileno())
         os.replace(temporary, self._path)
         if self._view is not None:
-            self._view.clear()
+            self._view.restart({record["step"] for record in records})
             for record in records:
                 self._view.show(record)
 
@@ -66,6 +75,16 @@ class Recorder:
         if self._view is not None:
             self._view.show(_without_nan(record))
 
+    def show_weights(self, name: str, state: Mapping[str, Any], step: int) -> None:
+        """Show the weights of one set, in the view only."""
+        if self._view is not None:
+            self._view.show_weights(name, state, step)
+
+    def show_predictions(self, name: str, predictions: Predictions, step: int) -> None:
+        """Show what one set of weights says of the evaluation data, in the view only."""
+        if self._view is not None:
+            self._view.show_predictions(name, predictions, step)
+
     def sync(self) -> None:
         """Wait until the disk has all records."""
         if self._path.exists():
@@ -76,50 +95,6 @@ class Recorder:
         """Flush the view."""
         if self._view is not None:
             self._view.close()
-
-
-class VisualDLView:
-    """Write scalars so that one chart shows one tag for raw and every average."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self._writers: dict[str, Any] = {}
-
-    def clear(self) -> None:
-        """Delete the records that an earlier part of the run left."""
-        self.close()
-        if self._folder.is_dir():
-            for records in self._folder.glob("*/vdlrecords.*.log"):
-                records.unlink()
-
-    def show(self, record: Mapping[str, Any]) -> None:
-        """Write one record of metrics.jsonl as scalars."""
-        if record["split"] == "train":
-            self._show_training(record)
-            return
-        for kind in ("top1", "top2", "loss"):
-            self._add(record["average"], f"eval/{kind}", record[kind], record["step"])
-
-    def close(self) -> None:
-        """Flush and close all files."""
-        for writer in self._writers.values():
-            writer.close()
-        self._writers = {}
-
-    def _show_training(self, record: Mapping[str, Any]) -> None:
-        for kind in ("loss", "lr", "ips"):
-            self._add("train", f"train/{kind}", record[kind], record["step"])
-        self._add("train", "train/left_out", record.get("left_out"), record["step"])
-        for kind in _BY_AVERAGE:
-            for name, value in record[kind].items():
-                self._add("train", f"{name}/{kind}", value, record["step"])
-
-    def _add(self, curve: str, tag: str, value: Optional[float], step: int) -> None:
-        if value is None:
-            return
-        if curve not in self._writers:
-            self._writers[curve] = _log_writer_class()(logdir=str(self._folder / curve))
-        self._writers[curve].add_scalar(tag=tag, step=step, value=value)
 
 
 def read_records(path: Path) -> Iterator[dict[str, Any]]:
@@ -148,7 +123,7 @@ def _is_record(record: Any) -> bool:
     if not isinstance(record, dict) or type(record.get("step")) is not int:
         return False
     if record.get("split") == "train":
-        return all(key in record for key in ("loss", "lr", "ips", *_BY_AVERAGE))
+        return all(key in record for key in ("loss", "lr", "ips", *BY_AVERAGE))
     return record.get("split") == "eval" and all(
         key in record for key in ("average", "top1", "top2", "loss")
     )
@@ -158,11 +133,3 @@ def _without_nan(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {key: _without_nan(item) for key, item in value.items()}
     return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _log_writer_class() -> Any:
-    # Imported at the first record: not every run writes them, and it warns of what it imports.
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        from visualdl import LogWriter
-    return LogWriter

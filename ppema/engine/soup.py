@@ -8,6 +8,7 @@ from typing import Any, Callable, Mapping, Sequence
 from ..averaging import greedy_soup, uniform_soup
 from ..checkpoint import not_weights, read_weight_file, require_finite
 from ..errors import CheckpointError, NonFiniteError
+from ..progress import track
 from .candidates import Candidates
 
 States = Mapping[str, Mapping[str, Any]]
@@ -21,7 +22,7 @@ def read_ingredients(files: Sequence[str]) -> dict[str, dict[str, Any]]:
         NonFiniteError: a weight is NaN or infinite.
     """
     states: dict[str, dict[str, Any]] = {}
-    for index, file in enumerate(files):
+    for index, file in enumerate(track(files, len(files), "reading weights")):
         name = file if file not in states else f"{file} (again, {index + 1})"
         states[name] = read_weight_file(Path(file))
         # An optimizer's state is named weight/accumulator.

@@ -17,6 +17,7 @@ from ..averaging.finite import FiniteCheck
 from ..errors import NonFiniteError
 from ..fast_cpu import FastLayers
 from ..metrics import num_correct
+from ..progress import track
 from .totals import Totals
 
 logger = logging.getLogger(__name__)
@@ -200,11 +201,13 @@ class Trainer:
 
     def refresh_averages(self) -> None:
         """Recompute the BN statistics of the averages that ask for it and have moved since."""
-        for average in self.averages.values():
+        total = min(self._recompute_batches, len(self.reader))
+        for name, average in self.averages.items():
             if average.is_stale:
-                batches = self.reader.batches(self.epoch)
+                batches = itertools.islice(self.reader.batches(self.epoch), total)
                 with self.fast_layers.in_use():
-                    average.recompute_statistics(itertools.islice(batches, self._recompute_batches))
+                    title = f"BatchNorm statistics of {name}"
+                    average.recompute_statistics(track(batches, total, title))
 
     def _train_epoch(self) -> None:
         # At the start, not at the end: what was evaluated and saved at the end stays what it was.

@@ -38,6 +38,10 @@ class Weights:
     checkpoint: Optional[Checkpoint]
     file: Optional[Path]
 
+    def title(self, name: str) -> str:
+        """Return one of the sets in a few words: its name, and its step where that is known."""
+        return f"{name} of step {self.manifest['step']}" if self.manifest else name
+
     def load(self, name: str, model: Any) -> None:
         """Put one of the sets into the model.
 

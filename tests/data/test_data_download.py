@@ -15,7 +15,7 @@ import pytest
 from archives import md5
 from mirrors import dribble, endless, redirect, send, silent
 
-from ppema.data.download import Downloader, MirrorsFailedError, ProgressLine
+from ppema.data.download import Downloader, MirrorsFailedError
 from ppema.data.transfer import THREAD_NAME, MirrorError, Transfer, _HttpRedirects
 from ppema.errors import DataError, StorageError
 
@@ -419,50 +419,6 @@ def test_progress_counts_up_to_the_whole(mirror, target, downloader):
     assert seen == sorted(set(seen))
 
 
-class Terminal(io.StringIO):
-    def isatty(self):
-        return True
-
-
-def test_progress_line_is_shown_and_wiped():
-    terminal = Terminal()
-    line = ProgressLine(terminal, "f.gz", wait_s=0)
-    line(1_000_000, 4_000_000)
-    assert terminal.getvalue() == "\rf.gz: 1.0 of 4.0 MB, 25 %\x1b[K"
-    line.close()
-    assert terminal.getvalue().endswith("\r\x1b[K")
-
-
-def test_progress_line_waits_and_is_no_flood():
-    terminal = Terminal()
-    early = ProgressLine(terminal, "f.gz", wait_s=60)
-    early(1, 4)
-    early.close()
-    assert terminal.getvalue() == ""
-    line = ProgressLine(terminal, "f.gz", wait_s=0)
-    for done in range(1000):
-        line(done, 1000)
-    assert 1 <= terminal.getvalue().count("\r") < 100
-
-
-def test_progress_line_is_silent_in_a_log_file():
-    log = io.StringIO()
-    line = ProgressLine(log, "f.gz", wait_s=0)
-    line(1, 4)
-    line.close()
-    assert log.getvalue() == ""
-
-
-def test_terminal_that_went_away_is_no_fault():
-    class Gone(Terminal):
-        def write(self, text):
-            raise BrokenPipeError
-
-    line = ProgressLine(Gone(), "f.gz", wait_s=0)
-    line(1, 4)
-    line.close()
-
-
 def without_length(body):
     def answer(handler):
         handler.send_response(200)
@@ -509,9 +465,3 @@ def test_a_file_of_unknown_size_that_is_not_whole_or_not_it_leaves_nothing(
     with pytest.raises(MirrorsFailedError, match=answer):
         fetch(downloader, target, mirror.url + name, **expected)
     assert leftovers(target) == []
-
-
-def test_progress_line_shows_what_is_done_of_a_size_that_nobody_knows():
-    terminal = Terminal()
-    ProgressLine(terminal, "f.gz", wait_s=0)(1_000_000, 0)
-    assert terminal.getvalue() == "\rf.gz: 1.0 MB\x1b[K"

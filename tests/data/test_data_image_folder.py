@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import io
 import logging
 import os
@@ -15,6 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from ppema import progress
 from ppema.data import ArrayReader, ImageFolder, LoaderReader, image_folder, load_datasets
 from ppema.data import load_dataset as load_part
 from ppema.data.dataset import ArrayDataset
@@ -211,11 +211,10 @@ def test_reading_that_takes_long_is_shown_on_a_terminal(folder, monkeypatch):
         def isatty(self):
             return True
 
-    at_once = functools.partial(image_folder.ProgressLine, wait_s=-1)
-    monkeypatch.setattr(image_folder, "ProgressLine", at_once)
+    monkeypatch.setattr(progress, "_WAIT_S", -1.0)
     monkeypatch.setattr("sys.stderr", Terminal())
     load(folder, size=100)
-    assert "reading 30 images: 0.0 of 0.9 MB, 3 %" in sys.stderr.getvalue()
+    assert "reading 30 images [....................]   0 %" in sys.stderr.getvalue()
 
 
 def test_files_that_cannot_be_reached_are_named(folder):

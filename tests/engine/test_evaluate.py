@@ -46,6 +46,9 @@ def test_the_figures_are_read_from_the_device_at_the_end(monkeypatch):
     model = make_trainer(reader).model
 
     class Counting:
+        def __len__(self):
+            return len(reader)
+
         def batches(self, epoch):
             for batch in reader.batches(epoch):
                 reads.append("batch")
@@ -87,6 +90,9 @@ def test_modes_weights_and_averages_are_left_as_they_were():
 
 def test_modes_come_back_when_the_reader_raises():
     class Broken:
+        def __len__(self):
+            return 1
+
         def batches(self, epoch):
             yield from make_reader(8).batches(epoch)
             raise KeyboardInterrupt

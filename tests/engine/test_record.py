@@ -6,19 +6,21 @@ import json
 from pathlib import Path
 
 import pytest
+from terminal import Terminal
 from trainers import make_reader, make_trainer
+from visualdl_records import read_shown
 
 from ppema.engine.hooks import EvaluateHook, LogHook
-from ppema.engine.progress import ProgressBar
 from ppema.engine.record import Recorder, read_records
 from ppema.errors import StorageError
+from ppema.progress import ProgressLine
 
 
-def train(folder, vdl=None, log_iter=2, bar=None, num_epochs=2):
+def train(folder, vdl=None, log_iter=2, line=None, num_epochs=2):
     recorder = Recorder(folder, vdl)
     evaluate = EvaluateHook(make_reader(16), recorder, "best")
     trainer = make_trainer(
-        make_reader(), [LogHook(recorder, log_iter, bar), evaluate], num_epochs=num_epochs
+        make_reader(), [LogHook(recorder, log_iter, line), evaluate], num_epochs=num_epochs
     )
     trainer.train()
     return trainer
@@ -91,10 +93,7 @@ def test_a_full_disk_is_said_with_the_file(tmp_path):
 
 
 def read_scalars(folder, tag):
-    from visualdl import LogReader
-
-    (file,) = folder.glob("vdlrecords.*.log")
-    return [(s.id, s.value) for s in LogReader(file_path=str(file)).get_data("scalar", tag)]
+    return [(record.id, record.value) for record in read_shown(folder, "scalar", tag)]
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
@@ -106,17 +105,13 @@ def test_visualdl_shows_one_tag_for_raw_and_every_average(tmp_path):
             expected = [(r["step"], r[kind]) for r in records if r["average"] == name]
             found = read_scalars(tmp_path / "vdl" / name, f"eval/{kind}")
             assert found == [(step, pytest.approx(value)) for step, value in expected]
-    for tag in (
-        "train/loss",
-        "train/lr",
-        "train/ips",
-        "ema/decay",
-        "ema/distance",
-        "ema/window",
-        "ema/initial_share",
-        "ema/never_moved",
-    ):
-        assert [s for s, _ in read_scalars(tmp_path / "vdl/train", tag)] == [2, 4, 5, 7, 9, 10]
+    for kind in ("loss", "lr", "ips"):
+        found = read_scalars(tmp_path / "vdl/train", f"train/{kind}")
+        assert [step for step, _ in found] == [2, 4, 5, 7, 9, 10]
+    records = [r for r in read_records(tmp_path / "metrics.jsonl") if r["split"] == "train"]
+    for kind in ("decay", "distance", "window", "initial_share", "never_moved"):
+        expected = [(r["step"], pytest.approx(r[kind]["ema"])) for r in records]
+        assert read_scalars(tmp_path / "vdl/ema", f"train/{kind}") == expected
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
@@ -138,22 +133,16 @@ def test_the_log_line_has_the_fields_users_know(tmp_path, caplog):
     assert all(field in line for field in fields)
 
 
-class Screen:
-    def __init__(self):
-        self.text = ""
-
-    def write(self, text):
-        self.text += text
-
-    def flush(self):
-        pass
-
-
-def test_the_bar_shows_the_share_done_and_goes_away_at_the_end(tmp_path):
-    screen = Screen()
-    train(tmp_path, bar=ProgressBar(screen), num_epochs=1)
-    frames = screen.text.split("\r\x1b[K")
-    assert frames[-2].startswith("epoch 1/1 [####################] 100 %  loss ")
-    assert "eta 0:00:00" in frames[-2]
+def test_the_line_shows_the_share_done_and_goes_away_at_the_end(tmp_path, monkeypatch):
+    terminal = Terminal()
+    monkeypatch.setattr("ppema.progress._REDRAW_S", 0.0)
+    train(tmp_path, line=ProgressLine("training", terminal, wait_s=0), num_epochs=1)
+    frames = [frame for frame in terminal.frames() if frame.startswith("epoch")]
+    assert [frame[:33] for frame in frames[-2:]] == [
+        "epoch 1/1 [################....] ",
+        "epoch 1/1 [####################] ",
+    ]
+    assert "%  loss " in frames[-1]
+    assert "eta 0:00:00" in frames[-1]
     assert all(len(frame) < 80 for frame in frames)
-    assert frames[-1] == ""
+    assert terminal.frames()[-1] == ""

@@ -1,0 +1,86 @@
+"""What a model said of each image of an evaluation, gathered in the pass that measures it."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any, Optional
+
+import numpy as np
+import numpy.typing as npt
+import paddle
+
+from ..plots import Mistake
+
+# Of the curves of precision over recall: 0.00, 0.01, …, 1.00.
+NUM_THRESHOLDS = 101
+
+Counts = npt.NDArray[np.int64]
+
+
+class Predictions:
+    """Gather a confusion matrix, the surest mistakes, and counts at each threshold.
+
+    Batches may be added by several threads, in any order; the result is the same.
+
+    Args:
+        num_mistakes: so many are kept, with their images.
+    """
+
+    def __init__(self, num_mistakes: int) -> None:
+        self._num_mistakes = num_mistakes
+        self._lock = threading.Lock()
+        self._confusion: Optional[Counts] = None
+        self._own: Any = 0
+        self._all: Any = 0
+        self.mistakes: list[Mistake] = []
+
+    def add(self, start: int, batch: Any, logits: Any) -> None:
+        """Add a batch, whose first image is the `start`-th of the data, and its logits [N, K]."""
+        scores = paddle.nn.functional.softmax(logits.astype("float32"), axis=1).numpy()
+        label, predicted = batch.label, scores.argmax(axis=1)
+        num_classes = scores.shape[1]
+        rows = np.arange(len(label))
+        pairs = np.bincount(label * num_classes + predicted, minlength=num_classes**2)
+        buckets = (scores * (NUM_THRESHOLDS - 1)).astype(np.int64)
+        cells = np.arange(num_classes) * NUM_THRESHOLDS + buckets
+        num_cells = num_classes * NUM_THRESHOLDS
+        own = np.bincount(cells[rows, label], minlength=num_cells)
+        every = np.bincount(cells.ravel(), minlength=num_cells)
+        mistakes = self._surest(start, batch, predicted, scores[rows, predicted])
+        with self._lock:
+            self._confusion = pairs if self._confusion is None else self._confusion + pairs
+            self._own, self._all = self._own + own, self._all + every
+            kept = sorted([*self.mistakes, *mistakes], key=lambda m: (-m.probability, m.index))
+            self.mistakes = kept[: self._num_mistakes]
+
+    @property
+    def confusion(self) -> Counts:
+        """Return how many images of each class (row) were taken for each class (column)."""
+        assert self._confusion is not None
+        num_classes = round(len(self._confusion) ** 0.5)
+        return self._confusion.reshape(num_classes, num_classes)
+
+    def at_thresholds(self) -> tuple[Counts, Counts]:
+        """Return the right and the wrong answers at each threshold, [K, NUM_THRESHOLDS] each.
+
+        Class k is answered to each image that gives it at least the probability.
+        """
+        shape = (-1, NUM_THRESHOLDS)
+        own, every = self._own.reshape(shape), self._all.reshape(shape)
+        right, answers = (np.cumsum(x[:, ::-1], axis=1)[:, ::-1] for x in (own, every))
+        return right, answers - right
+
+    def _surest(self, start: int, batch: Any, predicted: Any, probability: Any) -> list[Mistake]:
+        """Return the surest mistakes of a batch, with copies of their images."""
+        wrong = np.flatnonzero(predicted != batch.label)
+        order = wrong[np.argsort(-probability[wrong], kind="stable")][: self._num_mistakes]
+        return [
+            Mistake(
+                index=start + int(i),
+                label=int(batch.label[i]),
+                predicted=int(predicted[i]),
+                probability=float(probability[i]),
+                image=np.array(batch.image[i], np.float32),
+            )
+            for i in order
+        ]

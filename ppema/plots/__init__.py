@@ -1,0 +1,19 @@
+"""Pictures of a run: curves, sweeps over widths, confusion matrices, mistakes."""
+
+from .compare import Run, plot_runs
+from .confusion import plot_confusion
+from .curves import SweepPoint, plot_curves, plot_sweep
+from .mistakes import Mistake, PixelScale, draw_mistakes, plot_mistakes
+
+__all__ = [
+    "Mistake",
+    "PixelScale",
+    "Run",
+    "SweepPoint",
+    "draw_mistakes",
+    "plot_confusion",
+    "plot_curves",
+    "plot_mistakes",
+    "plot_runs",
+    "plot_sweep",
+]
