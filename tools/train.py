@@ -94,8 +94,8 @@ def train(config: Any, arguments: argparse.Namespace) -> None:
     from ppema.engine import resume
     from ppema.engine.run_folder import CONFIG, LOG, LateLogFile
     from ppema.engine.run_state import restore
-    from ppema.engine.stop import StopSignals
     from ppema.progress import ProgressLine
+    from ppema.stop_signals import StopSignals
 
     log_file = LateLogFile()
     log_to(Screen(), log_file)

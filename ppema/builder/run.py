@@ -13,12 +13,13 @@ from ..engine.hooks import CheckpointHook, EvaluateHook, LogHook
 from ..engine.record import Recorder
 from ..engine.rng import seed_everything
 from ..engine.snapshots import SNAPSHOTS, SnapshotHook
-from ..engine.stop import StopHook, StopSignals
+from ..engine.stop import StopHook
 from ..engine.trainer import Hook, Trainer
 from ..engine.view_hooks import HistogramHook, SummaryHook
 from ..engine.visualdl_view import ViewOptions
 from ..models import IN_CHANNELS, PaddleModel, first_convolution
 from ..progress import ProgressLine
+from ..stop_signals import StopSignals
 from .changes import changed_values, changes_order, describe, moved_horizons
 from .parts import (
     check_schedule,

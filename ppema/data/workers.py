@@ -35,6 +35,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import DataError
+from ..stop_signals import waiting
 from .seeding import kept_generators
 
 # Batches that each worker is ahead by.
@@ -134,7 +135,8 @@ class BatchWorkers:
     def _wait(self, number: int) -> None:
         """Wait until the batch is done, or a worker is dead."""
         while number not in self._done:
-            ready = connection.wait([self._done_end, *(w.sentinel for w in self._workers)])
+            with waiting():
+                ready = connection.wait([self._done_end, *(w.sentinel for w in self._workers)])
             if self._done_end not in ready:
                 self._raise_dead()
             try:

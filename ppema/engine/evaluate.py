@@ -13,6 +13,7 @@ from ..checkpoint import require_finite
 from ..errors import NonFiniteError
 from ..metrics import Evaluation, num_first_and_second
 from ..progress import track
+from ..stop_signals import watched
 from .predictions import Predictions
 from .two_threads import can_take_two_threads, map_in_two_threads
 
@@ -39,12 +40,15 @@ def evaluate(
 
     Raises:
         NonFiniteError: a weight or the loss is NaN or infinite.
+        StopRequest: a signal to a training run came.
     """
     require_finite(model.state_dict(), "evaluate")
     modes = [(layer, layer.training) for layer in model.sublayers(include_self=True)]
     model.eval()
     count = partial(_count_batch, model, loss_fn, predictions)
-    batches = track(_numbered(reader.batches(1)), len(reader), f"evaluating {name}".rstrip())
+    batches = track(
+        _numbered(watched(reader.batches(1))), len(reader), f"evaluating {name}".rstrip()
+    )
     try:
         with paddle.no_grad():
             if can_take_two_threads(model, loss_fn):

@@ -32,11 +32,13 @@ class LogHook(Hook):
 
     def before_run(self, trainer: Trainer) -> None:
         """Drop what the record holds from after this step."""
-        self._recorder.start(trainer.step)
+        self._recorder.start(trainer.step, trainer.is_open)
 
     def after_step(self, trainer: Trainer) -> None:
         """Log where `log_iter` or the end of the epoch says so."""
-        if trainer.step_in_epoch % self._log_iter == 0 or trainer.is_epoch_end:
+        is_due = trainer.step_in_epoch % self._log_iter == 0 or trainer.is_epoch_end
+        # Nothing is new where the step was logged before a signal broke off what follows.
+        if is_due and trainer.totals.num_steps:
             self._log(trainer)
         if self._line is not None:
             self._line.title = f"epoch {trainer.epoch}/{trainer.num_epochs}"
@@ -197,6 +199,7 @@ class CheckpointHook(Hook):
         is_due |= bool(self._snapshot_iter) and trainer.step % self._snapshot_iter == 0
         is_best = self._evaluate.is_best
         if is_due or is_best or trainer.is_run_end:
+            trainer.refresh_averages()
             self.save(trainer)
             if is_best:
                 self._store.link(BEST, trainer.step)
@@ -204,9 +207,11 @@ class CheckpointHook(Hook):
                 self._store.link(FINAL, trainer.step)
             self._store.prune()
 
-    def save(self, trainer: Trainer) -> None:
-        """Commit a checkpoint of where the trainer stands."""
-        trainer.refresh_averages()
+    def save(self, trainer: Trainer, is_open: bool = False) -> None:
+        """Commit a checkpoint of where the trainer stands.
+
+        `is_open`: a run that goes on from it first does what follows the step, such as evaluating.
+        """
         # The record of truth must not be behind a checkpoint that survives a power cut.
         self._evaluate.recorder.sync()
         evaluate = self._evaluate
@@ -215,6 +220,7 @@ class CheckpointHook(Hook):
             "samples": trainer.samples,
             "is_epoch_end": trainer.is_epoch_end,
             "is_run_end": trainer.is_run_end,
+            "is_open": is_open,
             "averages": list(trainer.averages),
             "metrics": {name: e.as_dict() for name, e in evaluate.evaluations.items()},
             "winner": evaluate.winner,

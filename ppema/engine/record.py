@@ -45,9 +45,17 @@ class Recorder:
         """Tell whether VisualDL's records are written."""
         return self._view is not None
 
-    def start(self, step: int) -> None:
-        """Drop all records after `step`, and make the view of what is left anew."""
-        records = [record for record in read_records(self._path) if record["step"] <= step]
+    def start(self, step: int, is_open: bool = False) -> None:
+        """Drop all records after `step`, and make the view of what is left anew.
+
+        Of an open step only the training record stays: it is evaluated and shown again.
+        """
+        records = [
+            record
+            for record in read_records(self._path)
+            if record["step"] < step
+            or (record["step"] == step and not (is_open and record["split"] == "eval"))
+        ]
         temporary = self._path.with_suffix(".tmp")
         with open(temporary, "w", encoding="utf-8") as file:
             file.writelines(json.dumps(record) + "\n" for record in records)
@@ -55,7 +63,8 @@ class Recorder:
             os.fsync(file.fileno())
         os.replace(temporary, self._path)
         if self._view is not None:
-            self._view.restart({record["step"] for record in records})
+            steps = {record["step"] for record in records}
+            self._view.restart(steps - {step} if is_open else steps)
             for record in records:
                 self._view.show(record)
 

@@ -81,7 +81,14 @@ def find_checkpoint(path: Path) -> Checkpoint:
 def is_finished(checkpoint: Checkpoint, num_epochs: int) -> bool:
     """Tell whether a run of `num_epochs` ended with this checkpoint, or before it."""
     epoch = int(checkpoint.manifest["epoch"])
-    return epoch > num_epochs or (epoch == num_epochs and bool(checkpoint.manifest["is_epoch_end"]))
+    is_epoch_done = checkpoint.manifest["is_epoch_end"] and not is_open(checkpoint)
+    return epoch > num_epochs or (epoch == num_epochs and is_epoch_done)
+
+
+def is_open(checkpoint: Checkpoint) -> bool:
+    """Tell whether a signal came before what follows the step, its evaluation perhaps, was done."""
+    # A checkpoint of an earlier version does not say.
+    return bool(checkpoint.manifest.get("is_open", False))
 
 
 def finish(store: CheckpointStore, checkpoint: Checkpoint, num_epochs: int) -> None:
@@ -146,7 +153,8 @@ def prepare_folder(store: CheckpointStore, start: Optional[Checkpoint], is_done:
         for name in (METRICS, LOG):
             (store.folder / name).unlink(missing_ok=True)
         return
-    store.replace_after(start.step)
+    # One that is open is saved again, with its figures.
+    store.replace_after(start.step - 1 if is_open(start) else start.step)
     best = start.manifest["best"]
     if best and store.path(best["step"]).is_dir():
         store.link(BEST, best["step"])

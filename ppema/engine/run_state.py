@@ -18,6 +18,7 @@ from ..checkpoint import (
     structured_optimizer_state,
 )
 from ..errors import CheckpointError
+from .resume import is_open
 from .rng import rng_from_json, rng_to_json
 from .totals import Totals
 from .trainer import Trainer
@@ -27,6 +28,9 @@ logger = logging.getLogger(__name__)
 MODEL_FILE = "model.pdparams"
 OPTIMIZER_FILE = "optimizer.pdopt"
 STATE_FILE = "state.pdstates"
+
+# The role of an average whose BN statistics are of earlier weights: a signal left no time for them.
+STALE = "stale average"
 
 # Where a trainer stands: `samples` of the epoch's order are consumed.
 _PROGRESS = ("step", "epoch", "samples", "skips_in_a_row")
@@ -41,7 +45,7 @@ def checkpoint_files(trainer: Trainer) -> dict[str, tuple[str, Callable[[], Any]
     """Return name -> (role, maker of the contents) of every file of a checkpoint.
 
     Raises:
-        RuntimeError: an average is applied at the moment, or has BN statistics to be recomputed.
+        RuntimeError: an average is applied at the moment.
         NonFiniteError: (from a maker) a weight is NaN or infinite; it is not written.
     """
     for name, average in trainer.averages.items():
@@ -50,16 +54,12 @@ def checkpoint_files(trainer: Trainer) -> dict[str, tuple[str, Callable[[], Any]
                 f"a checkpoint needs the raw weights, but {name} or another average is applied; "
                 "call restore() first"
             )
-        if average.is_stale:
-            raise RuntimeError(
-                f"the BN statistics of {name} are of earlier weights than its own; call "
-                "refresh_averages() first"
-            )
     files: dict[str, tuple[str, Callable[[], Any]]] = {
         MODEL_FILE: ("raw", lambda: _finite(trainer.model.state_dict()))
     }
     for name, average in trainer.averages.items():
-        files[average_file(name)] = ("average", partial(_finite_average, average))
+        role = STALE if average.is_stale else "average"
+        files[average_file(name)] = (role, partial(_finite_average, average))
     files[OPTIMIZER_FILE] = (
         "optimizer",
         lambda: _finite(structured_optimizer_state(trainer.optimizer, trainer.model)),
@@ -122,7 +122,12 @@ def _restore_progress(
 ) -> None:
     for key, value in fitting_numbers(dict.fromkeys(_PROGRESS, 0), progress).items():
         setattr(trainer, key, value)
-    if checkpoint.manifest["is_epoch_end"]:
+    trainer.is_open = is_open(checkpoint)
+    is_epoch_end = checkpoint.manifest["is_epoch_end"]
+    if trainer.is_open:
+        trainer.is_epoch_end = is_epoch_end
+        trainer.is_run_end = is_epoch_end and trainer.epoch == trainer.num_epochs
+    elif is_epoch_end:
         # Not by the samples: with another batch size, drop_last would find a few more to train on.
         trainer.epoch, trainer.samples = trainer.epoch + 1, 0
     elif is_data_new:
@@ -131,7 +136,7 @@ def _restore_progress(
     # Steps are counted as they are now: batches may have been of another size.
     steps_left = trainer.steps_after(trainer.samples)
     trainer.step_in_epoch = trainer.steps_per_epoch - steps_left
-    if steps_left == 0:
+    if steps_left == 0 and not trainer.is_epoch_end:
         raise CheckpointError(
             f"{checkpoint.path.name}: {trainer.samples} samples of epoch {trainer.epoch} are done, "
             "and no full batch is left; set TrainReader.drop_last: false, or the batch_size "

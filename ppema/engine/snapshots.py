@@ -109,8 +109,12 @@ class SnapshotHook(Hook):
         # At the end of an epoch too: people ask for the averages as of a checkpoint.
         if self._every is None or (trainer.step % self._every and not trainer.is_epoch_end):
             return
+        # A step that a signal broke off after its snapshots comes twice.
+        taken = {snapshot.average for snapshot in self.taken if snapshot.step == trainer.step}
         for name, average in trainer.averages.items():
-            if isinstance(average, PowerFunctionEMA) and average.profile_end > 0:
+            if name in taken or not isinstance(average, PowerFunctionEMA):
+                continue
+            if average.profile_end > 0:
                 self.taken.append(self._take(name, average, trainer.step))
 
     def commit(self) -> None:

@@ -18,6 +18,7 @@ from ..errors import NonFiniteError
 from ..fast_cpu import FastLayers
 from ..metrics import num_correct
 from ..progress import track
+from ..stop_signals import StopRequest, leave_if_asked, watched
 from .totals import Totals
 
 logger = logging.getLogger(__name__)
@@ -38,6 +39,10 @@ class Hook:
         averages update (of large models beside the next forward, backward);  lr.step();  step += 1
         for hook in hooks: hook.after_step(trainer)     # trainer.is_epoch_end, .is_run_end
     for hook in hooks: hook.after_run(trainer)          # also when the run ends in an exception
+
+    At SIGINT or SIGTERM it goes on at once, from wherever it is but in a step, with:
+
+    for hook in hooks: hook.on_stop(trainer)            # trainer.is_open: not all saw the step
     """
 
     name = ""
@@ -50,8 +55,12 @@ class Hook:
     def after_step(self, trainer: Trainer) -> None:
         """Act after each step; whatever reads an average waits until it is updated.
 
-        One that writes to weights calls `wait()` of each average first.
+        One that writes to weights calls `wait()` of each average first. Where a signal broke off
+        a hook, all of them are called again for the same step once the run is continued.
         """
+
+    def on_stop(self, trainer: Trainer) -> None:
+        """Act where a signal ends the run; what runs may have been left in `after_step`."""
 
     def after_run(self, trainer: Trainer) -> None:
         """Act once at the end, whether the run is done or broke off."""
@@ -115,6 +124,8 @@ class Trainer:
         self.scaler = paddle.amp.GradScaler() if amp != "off" else None
         self.step, self.epoch, self.step_in_epoch, self.samples = 0, 1, 0, 0
         self.is_epoch_end = self.is_run_end = False
+        # Whether a step is done that not all hooks have seen to their end.
+        self.is_open = False
         # Of the step done last: the learning rate, and the decay of each average.
         self.rate = math.nan
         self.decays: dict[str, float] = {}
@@ -154,6 +165,7 @@ class Trainer:
 
         Raises:
             NonFiniteError: a NaN or Inf that the policy does not allow.
+            StopRequest: a signal came, and no hook raised an error of its own `on_stop`.
         """
         self.model.train()
         # Each step looks at every weight once, for all averages.
@@ -163,11 +175,20 @@ class Trainer:
                 average.checks_finite = False
             for hook in self.hooks:
                 hook.before_run(self)
+            if self.is_open:
+                logger.info("step %d: what follows it was left at a signal, and is done", self.step)
+                self._call_hooks()
+                if self.is_epoch_end:
+                    self._next_epoch()
             while self.epoch <= self.num_epochs:
                 self._train_epoch()
-                self.epoch, self.step_in_epoch, self.samples = self.epoch + 1, 0, 0
+                self._next_epoch()
             for average in self.averages.values():
                 average.wait()
+        except StopRequest:
+            for hook in self.hooks:
+                hook.on_stop(self)
+            raise
         finally:
             for name, average in self.averages.items():
                 average.checks_finite = checks[name]
@@ -207,9 +228,23 @@ class Trainer:
                 batches = itertools.islice(self.reader.batches(self.epoch), total)
                 with self.fast_layers.in_use():
                     title = f"BatchNorm statistics of {name}"
-                    average.recompute_statistics(track(batches, total, title))
+                    average.recompute_statistics(track(watched(batches), total, title))
+
+    def _next_epoch(self) -> None:
+        self.epoch, self.step_in_epoch, self.samples = self.epoch + 1, 0, 0
+
+    def _call_hooks(self) -> None:
+        """Let the hooks act on the step done last; a signal that came since ends the run."""
+        self.is_open = True
+        for hook in self.hooks:
+            hook.after_step(self)
+        self.is_open = False
+        # The last step of a run just ends it.
+        if not self.is_run_end:
+            leave_if_asked()
 
     def _train_epoch(self) -> None:
+        self.is_epoch_end = False
         # At the start, not at the end: what was evaluated and saved at the end stays what it was.
         if self._switch is not None and self.epoch > 1 and self.samples == 0:
             self.refresh_averages()
@@ -223,8 +258,7 @@ class Trainer:
             self.is_run_end = is_last and self.epoch == self.num_epochs
             self.totals.num_steps += 1
             self.totals.step_s += time.perf_counter() - started
-            for hook in self.hooks:
-                hook.after_step(self)
+            self._call_hooks()
             started = time.perf_counter()
 
     def _grouped_batches(self) -> Iterator[tuple[list[Any], bool]]:

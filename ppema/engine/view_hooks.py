@@ -6,6 +6,7 @@ import logging
 from pathlib import Path
 
 from ..plots import plot_curves
+from ..stop_signals import watched
 from .evaluate import RAW, mark_of
 from .hooks import EvaluateHook
 from .record import METRICS, Recorder, read_records
@@ -28,7 +29,7 @@ class HistogramHook(Hook):
             return
         trainer.refresh_averages()
         self._recorder.show_weights(RAW, trainer.model.state_dict(), trainer.step)
-        for name, average in trainer.averages.items():
+        for name, average in watched(trainer.averages.items()):
             self._recorder.show_weights(name, average.averaged_state_dict(), trainer.step)
 
 

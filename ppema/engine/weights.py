@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Mapping, Optional
@@ -18,7 +19,9 @@ from ..checkpoint import (
 from ..checkpoint.files import sha256_of
 from ..errors import CheckpointError, ConfigError
 from .evaluate import RAW
-from .run_state import MODEL_FILE, average_file
+from .run_state import MODEL_FILE, STALE, average_file
+
+logger = logging.getLogger(__name__)
 
 ALL = "all"
 
@@ -101,7 +104,7 @@ def find_weights(weights: Optional[str], run_folder: Path, average: str) -> Weig
         average: raw, the name of an average, or all.
 
     Raises:
-        CheckpointError: nothing is there, or it is damaged.
+        CheckpointError: nothing is there, it is damaged, or BN statistics are missing.
         ConfigError: there is no average of this name.
     """
     path = Path(weights) if weights is not None else run_folder
@@ -117,6 +120,12 @@ def find_weights(weights: Optional[str], run_folder: Path, average: str) -> Weig
     if average != ALL and average not in available:
         raise ConfigError(f"--average {average}: {checkpoint.path} has {', '.join(available)}")
     names = available if average == ALL else (average,)
+    faults = {name: fault for name in names if (fault := _stale_fault(checkpoint, _file_of(name)))}
+    for fault in faults.values():
+        if average != ALL:
+            raise CheckpointError(fault)
+        logger.warning("%s; it is left out", fault)
+    names = tuple(name for name in names if name not in faults)
     where = f"{checkpoint.path.parent.name}/{checkpoint.path.name}"
     described = (
         f"{', '.join(names)} of {where}, step {checkpoint.step}, "
@@ -128,6 +137,16 @@ def find_weights(weights: Optional[str], run_folder: Path, average: str) -> Weig
 
 def _file_of(name: str) -> str:
     return MODEL_FILE if name == RAW else average_file(name)
+
+
+def _stale_fault(checkpoint: Checkpoint, file: str) -> Optional[str]:
+    """Say what is wrong with an average that was saved without BN statistics of its own."""
+    if checkpoint.manifest["files"].get(file, {}).get("role") != STALE:
+        return None
+    return (
+        f"{checkpoint.path.name}/{file}: its BatchNorm statistics are of earlier weights, as the "
+        "run was stopped before they were computed; continue it with -r auto"
+    )
 
 
 def _find_in_run(folder: Path) -> tuple[Checkpoint, str]:
@@ -151,6 +170,9 @@ def _find_in_file(path: Path, average: str) -> Weights:
     if checkpoint is None:
         return Weights(str(path), (path.stem,), {}, None, None, path)
     checkpoint.verify_file(path.name)
+    fault = _stale_fault(checkpoint, path.name)
+    if fault is not None:
+        raise CheckpointError(fault)
     described = f"{path}, step {checkpoint.step}"
     return Weights(described, (path.stem,), checkpoint.manifest, None, None, path)
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import random
 import signal
+import time
+from collections import Counter
 
 import numpy as np
 import paddle
@@ -19,18 +22,19 @@ from ppema import (
     StochasticWeightAverage,
 )
 from ppema.averaging import schedule_state
-from ppema.checkpoint import CheckpointStore, structured_optimizer_state
+from ppema.checkpoint import BEST, FINAL, CheckpointStore, structured_optimizer_state
 from ppema.data import LoaderReader
 from ppema.data.samples import UserSamples
 from ppema.engine.hooks import CheckpointHook, EvaluateHook, LogHook
 from ppema.engine.record import METRICS, Recorder, read_records
-from ppema.engine.resume import find_start, prepare_folder
+from ppema.engine.resume import find_start, is_finished, is_open, prepare_folder
 from ppema.engine.rng import rng_to_json, seed_everything
-from ppema.engine.run_state import restore
+from ppema.engine.run_state import STALE, restore
 from ppema.engine.snapshots import SNAPSHOTS, SnapshotHook
-from ppema.engine.stop import StopHook, StopSignals
+from ppema.engine.stop import StopHook
 from ppema.engine.trainer import Hook, Trainer
 from ppema.errors import StoppedError
+from ppema.stop_signals import StopSignals
 
 pytestmark = pytest.mark.reliability
 
@@ -46,12 +50,17 @@ class Images(paddle.io.Dataset):
 
     def __init__(self, count):
         super().__init__()
-        self.count = count
+        self.count, self.stuck_at = count, None
 
     def __len__(self):
         return self.count
 
     def __getitem__(self, index):
+        if index == self.stuck_at:
+            # Long enough for the trainer to have nothing to do but wait.
+            time.sleep(0.3)
+            os.kill(os.getppid(), signal.SIGTERM)
+            time.sleep(600)
         image = np.random.RandomState(index).randint(0, 256, (1, 28, 28)).astype("uint8")
         draws = (random.random(), np.random.rand(), paddle.rand([1]).item())
         image[0, 0, :3] = [255 * draw for draw in draws]
@@ -59,7 +68,12 @@ class Images(paddle.io.Dataset):
 
 
 class Network(paddle.nn.Layer):
-    """BatchNorm, dropout by Paddle's generator, and noise by NumPy's and Python's."""
+    """BatchNorm, dropout by Paddle's generator, and noise by NumPy's and Python's.
+
+    SIGTERM comes in the forward pass `signal_at`: what it is for, and its number among those.
+    """
+
+    signal_at = None
 
     def __init__(self):
         super().__init__()
@@ -67,8 +81,14 @@ class Network(paddle.nn.Layer):
         self.bn = paddle.nn.BatchNorm1D(12)
         self.dropout = paddle.nn.Dropout(0.3)
         self.head = paddle.nn.Linear(12, 10)
+        self.passes = Counter()
 
     def forward(self, image):
+        is_step = self.training and paddle.is_grad_enabled()
+        what = "step" if is_step else "recompute" if self.training else "evaluate"
+        self.passes[what] += 1
+        if self.signal_at == (what, self.passes[what]):
+            signal.raise_signal(signal.SIGTERM)
         x = paddle.nn.functional.relu(self.bn(self.first(image.flatten(1))))
         if self.training:
             x = x * (1 + 0.01 * np.random.rand()) + 0.01 * random.random()
@@ -78,12 +98,12 @@ class Network(paddle.nn.Layer):
 class SignalAfter(Hook):
     """Let SIGTERM come in a step."""
 
-    def __init__(self, step, signals):
-        self.step, self.signals = step, signals
+    def __init__(self, step):
+        self.step = step
 
     def after_step(self, trainer):
         if trainer.step == self.step:
-            self.signals.received = signal.SIGTERM
+            signal.raise_signal(signal.SIGTERM)
 
 
 def make_averages(model):
@@ -99,17 +119,21 @@ def make_averages(model):
     }
 
 
-def make_run(folder, images, epochs, num_workers, stop=None):
-    """Return the trainer of a run in `folder`, to be stopped after a step, and its store."""
+def make_run(folder, images, epochs, num_workers, stop=None, is_evaluated=True):
+    """Return the trainer of a run in `folder`, its store, and what listens to signals.
+
+    `stop`: after a step, or in a forward pass, see `Network`.
+    """
     seed_everything(5)
     model = Network()
+    model.signal_at = stop
     schedule = paddle.optimizer.lr.LinearWarmup(
         paddle.optimizer.lr.CosineAnnealingDecay(0.02, 30), 7, 0.001, 0.02
     )
     dataset = UserSamples(Images(images)).load(None)
     store, signals = CheckpointStore(folder, keep=2), StopSignals()
     recorder = Recorder(folder, None)
-    evaluate = EvaluateHook(make_reader(20), recorder, "best")
+    evaluate = EvaluateHook(make_reader(20), recorder, "best", "", is_evaluated)
     snapshots = SnapshotHook(folder / SNAPSHOTS, 5)
     save = CheckpointHook(store, 1, 0, {}, evaluate, snapshots)
     log = LogHook(recorder, 4, None)
@@ -119,33 +143,37 @@ def make_run(folder, images, epochs, num_workers, stop=None):
         paddle.optimizer.AdamW(schedule, parameters=model.parameters(), weight_decay=0.01),
         LoaderReader(dataset, 2, shuffle=True, drop_last=False, seed=3, num_workers=num_workers),
         make_averages(model),
-        [log, evaluate, snapshots, save, SignalAfter(stop, signals), StopHook(signals, save)],
+        [log, evaluate, snapshots, save, SignalAfter(stop), StopHook(signals, save)],
         num_epochs=epochs,
         lr_scheduler=schedule,
         accumulate_steps=2,
         recompute_batches=2,
         gate=LossGate(max_loss_ratio=1.05),
     )
-    return trainer, store
+    return trainer, store, signals
 
 
-def live(folder, images, epochs, num_workers, stop=None):
+def live(folder, images, epochs, num_workers, stop=None, is_evaluated=True, stuck_at=None):
     """Go on in the folder as `-r auto` does, until a stop or to the end; return the trainer."""
     folder.mkdir(exist_ok=True)
     # As in a process of its own; what else was built before is the matter of test_resume.py.
     with paddle.utils.unique_name.guard():
-        trainer, store = make_run(folder, images, epochs, num_workers, stop)
+        trainer, store, signals = make_run(folder, images, epochs, num_workers, stop, is_evaluated)
+    trainer.reader.dataset.samples.stuck_at = stuck_at
     start = find_start(store, "auto", False)
     if start is not None:
+        assert not is_finished(start, epochs)
         seed_everything(99)  # what a process of its own has drawn is not what this one had
         restore(trainer, start)
     prepare_folder(store, start, is_done=False)
-    if stop is None:
-        trainer.train()
-    else:
-        with pytest.raises(StoppedError):
+    if stop is None and stuck_at is None:
+        with signals:
             trainer.train()
-        assert store.newest().step == stop == trainer.step
+    else:
+        with signals, pytest.raises(StoppedError) as stopped:
+            trainer.train()
+        assert f"stopped by SIGTERM after step {trainer.step}, which is saved" in str(stopped.value)
+        assert store.newest().step == trainer.step
     return trainer
 
 
@@ -158,10 +186,15 @@ def plain(value):
     return [plain(item) for item in value] if isinstance(value, list) else value
 
 
+def records_of(folder):
+    return [{**record, "ips": None} for record in read_records(folder / METRICS)]
+
+
 def everything(trainer, folder):
     """Return all that a run holds, in memory and in its record."""
     evaluate, snapshots = trainer.hooks[1:3]
-    records = [{**r, "ips": None} for r in read_records(folder / METRICS)]
+    store = CheckpointStore(folder, keep=2)
+    final, best = store.linked(FINAL), store.linked(BEST)
     return {
         "weights": bits(trainer.model.state_dict()),
         "optimizer": bits(structured_optimizer_state(trainer.optimizer, trainer.model)),
@@ -172,7 +205,9 @@ def everything(trainer, folder):
         "place": (trainer.step, trainer.epoch, trainer.samples, trainer.step_in_epoch),
         "best": evaluate.best,
         "snapshots": snapshots.facts(),
-        "records": records,
+        "records": records_of(folder),
+        "final": {key: final.manifest[key] for key in ("step", "best", "metrics", "winner")},
+        "links": (final.step, best.step if best else None),
     }
 
 
@@ -187,12 +222,13 @@ def straight(tmp_path_factory):
     """Return a function from images and epochs to what the uninterrupted run holds at its end."""
     done = {}
 
-    def of(images, epochs):
-        if (images, epochs) not in done:
+    def of(images, epochs, is_evaluated=True):
+        key = images, epochs, is_evaluated
+        if key not in done:
             folder = tmp_path_factory.mktemp("straight")
-            trainer = live(folder, images, epochs, num_workers=0)
-            done[images, epochs] = everything(trainer, folder)
-        return done[images, epochs]
+            trainer = live(folder, images, epochs, num_workers=0, is_evaluated=is_evaluated)
+            done[key] = everything(trainer, folder)
+        return done[key]
 
     return of
 
@@ -203,7 +239,7 @@ def test_a_run_stopped_after_a_step_holds_what_the_uninterrupted_one_does(
     tmp_path, straight, step, num_workers
 ):
     of = SHORT_IMAGES, SHORT_EPOCHS, num_workers
-    live(tmp_path, *of, stop=step)
+    assert live(tmp_path, *of, stop=step).step == step
     trainer = live(tmp_path, *of)
     assert trainer.step == 12
     assert trainer.gate.num_left_out > 0
@@ -216,6 +252,57 @@ def test_the_number_of_workers_may_change_at_each_stop(tmp_path, straight):
     require_equal(everything(trainer, tmp_path), straight(SHORT_IMAGES, SHORT_EPOCHS))
 
 
+# Each of the eight sets of weights takes three batches, and statistics are computed on two.
+RAW_WEIGHTS, AN_AVERAGE, STATISTICS, LAST_STEP = 2, 5, 1, 24
+
+
+@pytest.mark.parametrize(
+    ("stops", "steps"),
+    [
+        ([("evaluate", RAW_WEIGHTS)], [6]),
+        ([("evaluate", AN_AVERAGE)], [6]),
+        ([("recompute", STATISTICS)], [6]),
+        ([("evaluate", LAST_STEP + AN_AVERAGE)], [12]),
+        ([("recompute", 2 + STATISTICS), ("evaluate", RAW_WEIGHTS), ("evaluate", 8)], [12, 12, 12]),
+        ([("evaluate", RAW_WEIGHTS), 6, ("evaluate", AN_AVERAGE)], [6, 6, 12]),
+    ],
+    ids=["raw", "average", "statistics", "last step", "again and again", "at every turn"],
+)
+def test_an_evaluation_that_a_signal_breaks_off_is_done_anew(tmp_path, straight, stops, steps):
+    of = SHORT_IMAGES, SHORT_EPOCHS, 0
+    for stop, step in zip(stops, steps):
+        stopped = live(tmp_path, *of, stop=stop)
+        assert stopped.step == step
+        checkpoint = CheckpointStore(tmp_path, keep=2).newest()
+        assert is_open(checkpoint) == stopped.is_open == (stop != 6)
+        if stopped.is_open:
+            assert checkpoint.manifest["metrics"] == {}
+            assert step not in {r["step"] for r in records_of(tmp_path) if r["split"] == "eval"}
+    trainer = live(tmp_path, *of)
+    require_equal(everything(trainer, tmp_path), straight(SHORT_IMAGES, SHORT_EPOCHS))
+
+
+@pytest.mark.parametrize("stop", [("recompute", 1), ("recompute", 3)], ids=["epoch", "last step"])
+def test_statistics_that_a_signal_breaks_off_before_a_save_are_computed_anew(
+    tmp_path, straight, stop
+):
+    of = SHORT_IMAGES, SHORT_EPOCHS
+    stopped = live(tmp_path, *of, 0, stop, is_evaluated=False)
+    checkpoint = CheckpointStore(tmp_path, keep=2).newest()
+    assert checkpoint.manifest["files"]["recomputed.pdparams"]["role"] == STALE
+    assert stopped.averages["recomputed"].is_stale
+    trainer = live(tmp_path, *of, 0, is_evaluated=False)
+    require_equal(everything(trainer, tmp_path), straight(*of, is_evaluated=False))
+
+
+def test_a_wait_for_a_sample_that_never_comes_is_left(tmp_path, straight):
+    of = SHORT_IMAGES, SHORT_EPOCHS
+    assert live(tmp_path, *of, num_workers=1, stop=("step", 1)).step == 1
+    assert live(tmp_path, *of, num_workers=2, stuck_at=7).step < 6
+    trainer = live(tmp_path, *of, num_workers=2)
+    require_equal(everything(trainer, tmp_path), straight(*of))
+
+
 @pytest.mark.torture
 @pytest.mark.parametrize(
     ("num_workers", "step"),
@@ -225,7 +312,7 @@ def test_every_step(tmp_path, straight, num_workers, step):
     for case in pending("every step", [f"{num_workers} workers, step {step}"]):
         with recorded("every step", case) as figures:
             of = NUM_IMAGES, NUM_EPOCHS, num_workers
-            live(tmp_path, *of, stop=step)
+            assert live(tmp_path, *of, stop=step).step == step
             trainer = live(tmp_path, *of)
             assert trainer.step == NUM_EPOCHS * STEPS_PER_EPOCH
             require_equal(everything(trainer, tmp_path), straight(NUM_IMAGES, NUM_EPOCHS))

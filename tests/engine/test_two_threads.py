@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import threading
 
 import paddle
@@ -15,6 +16,7 @@ from ppema.engine.evaluate import evaluate
 from ppema.engine.two_threads import can_take_two_threads, map_in_two_threads
 from ppema.fast_cpu import FastLayers
 from ppema.models import MODELS
+from ppema.stop_signals import StopRequest, StopSignals
 
 
 @pytest.fixture(autouse=True)
@@ -42,6 +44,28 @@ def test_the_figures_are_those_of_one_thread_to_the_bit(monkeypatch, is_fast):
         threads.clear()
         assert evaluate(model, nn.CrossEntropyLoss(), reader) == found
         assert len(threads) == 1
+
+
+def test_a_signal_to_a_run_ends_an_evaluation_at_the_next_batch(monkeypatch):
+    started, ended = [], []
+    plain = evaluate_module._count_batch
+
+    def count(model, loss_fn, predictions, numbered):
+        started.append(numbered[0])
+        if numbered[0] == 6:
+            os.kill(os.getpid(), signal.SIGTERM)
+        found = plain(model, loss_fn, predictions, numbered)
+        ended.append(numbered[0])
+        return found
+
+    monkeypatch.setattr(evaluate_module, "_count_batch", count)
+    reader = make_reader(390, batch_size=3)
+    with StopSignals(), pytest.raises(StopRequest):
+        evaluate(paddle.vision.models.LeNet(), nn.CrossEntropyLoss(), reader)
+    # Those handed over by then, and none that still runs.
+    assert 6 in started
+    assert len(started) < 10
+    assert sorted(started) == sorted(ended)
 
 
 def test_results_come_in_order_and_without_gradients():

@@ -7,8 +7,8 @@ from typing import Sequence
 
 from ppema import builder
 from ppema.checkpoint import CheckpointStore
-from ppema.engine.stop import StopSignals
 from ppema.engine.trainer import Trainer
+from ppema.stop_signals import StopSignals
 
 from .data import Archives
 
