@@ -19,6 +19,7 @@ from sample_datasets import BadAt, Dying, Images, Stuck
 
 from ppema.data import LoaderReader, load_dataset, workers
 from ppema.errors import DataError
+from ppema.stop_signals import StopRequest, StopSignals
 
 pytestmark = pytest.mark.reliability
 
@@ -62,6 +63,26 @@ def test_an_epoch_can_be_left_though_a_worker_died_with_the_loader_s_lock():
     # As a worker leaves it that is killed while it asks whether it is to end.
     owner._iterator._workers_done_event._cond.acquire()
     batches.close()
+
+
+class Signalling(Images):
+    """A sample whose worker lets SIGTERM come to the process that waits for it."""
+
+    def __getitem__(self, index):
+        if index == 7:
+            os.kill(os.getppid(), signal.SIGTERM)
+            time.sleep(600)
+        return super().__getitem__(index)
+
+
+@pytest.mark.timeout(30)
+def test_a_wait_for_a_batch_is_left_at_a_signal_to_a_run():
+    batches = reader(Signalling()).batches(1)
+    with StopSignals() as signals:
+        next(batches)
+        with pytest.raises(StopRequest):
+            next(batches)
+    assert signals.received == signal.SIGTERM
 
 
 @pytest.mark.parametrize("num_workers", [1, 2])

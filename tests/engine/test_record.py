@@ -63,6 +63,14 @@ def test_starting_at_a_step_drops_later_records_and_a_torn_line(tmp_path):
     assert [json.loads(line)["step"] for line in lines] == [2, 4, *[5] * 7]
 
 
+def test_an_open_step_keeps_its_training_record_alone(tmp_path):
+    train(tmp_path)
+    recorder = Recorder(tmp_path, None)
+    recorder.start(5, is_open=True)
+    found = [(r["step"], r["split"]) for r in read_records(tmp_path / "metrics.jsonl")]
+    assert found == [(2, "train"), (4, "train"), (5, "train")]
+
+
 @pytest.mark.parametrize("line", [b"\xff\xfe", b'{"a": 1}', b"3", b'{"step": 4, "split": "eval"}'])
 def test_a_damaged_line_ends_the_record_with_a_warning(tmp_path, line, caplog):
     train(tmp_path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import signal
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from ppema.engine.predictions import Predictions
 from ppema.engine.record import Recorder
 from ppema.engine.view_hooks import HistogramHook
 from ppema.engine.visualdl_view import ViewOptions, VisualDLView
+from ppema.stop_signals import StopRequest, StopSignals
 
 # VisualDL's own, at its import.
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
@@ -116,6 +118,30 @@ def test_what_is_only_here_is_kept_up_to_the_step_a_run_goes_on_from(tmp_path):
         found = read_shown(tmp_path / "vdl/ema", component, tag)
         assert [record.id for record in found] == [5], tag
     assert len(read_shown(tmp_path / "vdl/ema", "hyper_parameters", "hparam")) == 1
+
+
+def test_what_an_open_step_showed_is_shown_anew(tmp_path):
+    train(tmp_path)
+    recorder = Recorder(tmp_path, tmp_path / "vdl", OPTIONS)
+    recorder.start(10, is_open=True)
+    recorder.close()
+    found = read_shown(tmp_path / "vdl/ema", "histogram", "weights/body.1.weight")
+    assert [record.id for record in found] == [5]
+
+
+def test_a_signal_ends_the_histograms_at_the_next_set_of_weights(run, tmp_path, monkeypatch):
+    _, trainer = run
+    shown, recorder = [], Recorder(tmp_path, tmp_path / "vdl", OPTIONS)
+
+    def show_weights(name, *_):
+        shown.append(name)
+        if name == "ema":
+            signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setattr(recorder, "show_weights", show_weights)
+    with StopSignals(), pytest.raises(StopRequest):
+        HistogramHook(recorder).after_step(trainer)
+    assert shown == ["raw", "ema"]
 
 
 def test_a_run_that_starts_anew_keeps_nothing(tmp_path):

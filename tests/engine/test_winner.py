@@ -14,6 +14,7 @@ from ppema.checkpoint import BEST, read_weight_file
 from ppema.engine.evaluate import evaluate
 from ppema.engine.run_state import restore
 from ppema.engine.weights import find_weights
+from ppema.errors import CheckpointError
 
 
 def rank(figures):
@@ -59,3 +60,19 @@ def test_all_agree_on_the_winner(tmp_path, caplog, stop):
     assert found.as_dict() == {key: expected[key] for key in ("top1", "top2", "loss")}
     file = read_weight_file(linked.path / f"{weights.winner}.pdparams".replace("raw", "model"))
     assert bits(file) == bits(model.state_dict())
+
+
+def test_an_average_without_statistics_of_its_own_is_no_weights_to_use(tmp_path, caplog):
+    trainer, store = saving_trainer(tmp_path, stop=2, snapshot_iter=0)
+    with pytest.raises(KeyboardInterrupt):
+        trainer.train()
+    # As a signal has it saved.
+    trainer.hooks[2].save(trainer)
+    path = store.path(2)
+    text = r"step_000000002/recomputed\.pdparams: its BatchNorm statistics are of earlier weights"
+    for weights, average in ((path, "recomputed"), (path / "recomputed.pdparams", "all")):
+        with pytest.raises(CheckpointError, match=text):
+            find_weights(str(weights), tmp_path, average)
+    assert find_weights(None, tmp_path, "all").names == ("raw", "ema", "wide", "latest", "swa")
+    assert re.search(f"{text}.*; it is left out", caplog.text)
+    assert find_weights(None, tmp_path, "ema").names == ("ema",)

@@ -36,6 +36,9 @@ Averages:
 
 # Read one by one, here or by workers, and with a random part.
 SAMPLES = """
+import time
+from pathlib import Path
+
 import numpy as np
 import paddle
 
@@ -51,10 +54,18 @@ class Squares(paddle.io.Dataset):
     def __getitem__(self, index):
         image = np.random.RandomState(index).rand(1, 28, 28) + np.random.rand(1, 28, 28)
         return image.astype("float32"), index % 10
+
+class EvalSquares(Squares):
+    def __getitem__(self, index):
+        # Not what is looked at before the training begins.
+        if Path("slow").exists() and any(Path("output").glob("*/metrics.jsonl")):
+            Path("evaluating").touch()
+            time.sleep(0.02)
+        return super().__getitem__(index)
 """
 OF_SAMPLES = """\
 TrainDataset: {{name: squares.Squares, count: {}}}
-EvalDataset: {{name: squares.Squares, count: 100}}
+EvalDataset: {{name: squares.EvalSquares, count: 100}}
 TrainReader: {{batch_size: 16, num_workers: {}}}
 """
 

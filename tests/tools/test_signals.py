@@ -7,6 +7,7 @@ import random
 import re
 import signal
 import time
+from functools import partial
 
 import pytest
 from run_process import Run, require_equal, wait_while
@@ -28,6 +29,10 @@ def newest(run):
     return max(run.steps(), default=0)
 
 
+def is_before(run, step):
+    return newest(run) < step
+
+
 def send(process, number, to_group):
     if to_group:
         os.killpg(process.pid, number)
@@ -42,10 +47,10 @@ def require_nothing_left(run, processes):
     assert [name for name in shared if any(str(pid) in name for pid in processes)] == []
 
 
-def stop(run, enough, pause_s, number, to_group, num_workers):
+def stop(run, is_early, pause_s, number, to_group, num_workers):
     """Start the run and send a signal while it trains; return the seconds that it took to end."""
     log, process = run.start()
-    wait_while(process, lambda: newest(run) < enough)
+    wait_while(process, is_early)
     time.sleep(pause_s)
     stood, processes = newest(run), run.processes()
     sent_at = time.monotonic()
@@ -86,7 +91,19 @@ def test_the_step_at_hand_is_saved_and_the_run_goes_on(
     tmp_path, short_end, number, to_group, num_workers
 ):
     run = Run(tmp_path, num_workers, FEW_SAMPLES)
-    stop(run, 40, 0.01, number, to_group, num_workers)
+    stop(run, partial(is_before, run, 40), 0.01, number, to_group, num_workers)
+    require_equal(run.finish(), short_end)
+
+
+def test_an_evaluation_is_left_and_comes_first_when_the_run_goes_on(tmp_path, short_end):
+    run = Run(tmp_path, 0, FEW_SAMPLES)
+    slow, evaluating = tmp_path / "slow", tmp_path / "evaluating"
+    slow.touch()
+    # The evaluation of all sets of weights would take twelve seconds.
+    stop(run, lambda: not evaluating.exists(), 0, signal.SIGTERM, False, 1)
+    checkpoint = Checkpoint(run.store.path(newest(run)))
+    assert (checkpoint.step, checkpoint.manifest["is_open"]) == (30, True)
+    slow.unlink()
     require_equal(run.finish(), short_end)
 
 
@@ -103,7 +120,8 @@ def test_ten_signals_of_each_kind(tmp_path, number, to_group, num_workers, reque
             for figures["signals"] in range(1, 11):
                 enough = newest(run) + choose.randint(1, LONGEST)
                 pause_s = choose.uniform(0, 0.05)
-                took_s = stop(run, enough, pause_s, number, to_group, num_workers)
+                is_early = partial(is_before, run, enough)
+                took_s = stop(run, is_early, pause_s, number, to_group, num_workers)
                 slowest_s = max(slowest_s, took_s)
             require_equal(run.finish(), long_end)
             figures["slowest_s"] = round(slowest_s, 3)
