@@ -50,13 +50,13 @@ class Images(paddle.io.Dataset):
 
     def __init__(self, count):
         super().__init__()
-        self.count, self.stuck_at = count, None
+        self.count, self.stuck = count, ()
 
     def __len__(self):
         return self.count
 
     def __getitem__(self, index):
-        if index == self.stuck_at:
+        if index in self.stuck:
             # Long enough for the trainer to have nothing to do but wait.
             time.sleep(0.3)
             os.kill(os.getppid(), signal.SIGTERM)
@@ -106,6 +106,17 @@ class SignalAfter(Hook):
             signal.raise_signal(signal.SIGTERM)
 
 
+class StuckAfter(Hook):
+    """Let no sample come after a step, from workers that are started later."""
+
+    def __init__(self, step):
+        self.step = step
+
+    def after_step(self, trainer):
+        if trainer.step == self.step:
+            trainer.reader.dataset.samples.stuck = range(trainer.reader.dataset.samples.count)
+
+
 def make_averages(model):
     ema = ExponentialMovingAverage
     return {
@@ -119,7 +130,7 @@ def make_averages(model):
     }
 
 
-def make_run(folder, images, epochs, num_workers, stop=None, is_evaluated=True):
+def make_run(folder, images, epochs, num_workers, stop=None, is_evaluated=True, snapshot_epoch=1):
     """Return the trainer of a run in `folder`, its store, and what listens to signals.
 
     `stop`: after a step, or in a forward pass, see `Network`.
@@ -135,7 +146,7 @@ def make_run(folder, images, epochs, num_workers, stop=None, is_evaluated=True):
     recorder = Recorder(folder, None)
     evaluate = EvaluateHook(make_reader(20), recorder, "best", "", is_evaluated)
     snapshots = SnapshotHook(folder / SNAPSHOTS, 5)
-    save = CheckpointHook(store, 1, 0, {}, evaluate, snapshots)
+    save = CheckpointHook(store, snapshot_epoch, 0, {}, evaluate, snapshots)
     log = LogHook(recorder, 4, None)
     trainer = Trainer(
         model,
@@ -153,20 +164,20 @@ def make_run(folder, images, epochs, num_workers, stop=None, is_evaluated=True):
     return trainer, store, signals
 
 
-def live(folder, images, epochs, num_workers, stop=None, is_evaluated=True, stuck_at=None):
+def live(folder, images, epochs, num_workers, stop=None, is_evaluated=True, stuck=()):
     """Go on in the folder as `-r auto` does, until a stop or to the end; return the trainer."""
     folder.mkdir(exist_ok=True)
     # As in a process of its own; what else was built before is the matter of test_resume.py.
     with paddle.utils.unique_name.guard():
         trainer, store, signals = make_run(folder, images, epochs, num_workers, stop, is_evaluated)
-    trainer.reader.dataset.samples.stuck_at = stuck_at
+    trainer.reader.dataset.samples.stuck = stuck
     start = find_start(store, "auto", False)
     if start is not None:
         assert not is_finished(start, epochs)
         seed_everything(99)  # what a process of its own has drawn is not what this one had
         restore(trainer, start)
     prepare_folder(store, start, is_done=False)
-    if stop is None and stuck_at is None:
+    if stop is None and not stuck:
         with signals:
             trainer.train()
     else:
@@ -298,9 +309,30 @@ def test_statistics_that_a_signal_breaks_off_before_a_save_are_computed_anew(
 def test_a_wait_for_a_sample_that_never_comes_is_left(tmp_path, straight):
     of = SHORT_IMAGES, SHORT_EPOCHS
     assert live(tmp_path, *of, num_workers=1, stop=("step", 1)).step == 1
-    assert live(tmp_path, *of, num_workers=2, stuck_at=7).step < 6
+    assert live(tmp_path, *of, num_workers=2, stuck=[7]).step < 6
     trainer = live(tmp_path, *of, num_workers=2)
     require_equal(everything(trainer, tmp_path), straight(*of))
+
+
+@pytest.mark.parametrize("snapshot_epoch", [1, 2])
+def test_a_wait_for_the_first_sample_of_an_epoch_is_left(tmp_path, straight, snapshot_epoch):
+    of, without = (SHORT_IMAGES, SHORT_EPOCHS), {"is_evaluated": False}
+    trainer, store, signals = make_run(tmp_path, *of, 1, snapshot_epoch=snapshot_epoch, **without)
+    trainer.hooks.append(StuckAfter(6))
+    with signals, pytest.raises(StoppedError, match="stopped by SIGTERM after step 6, which is"):
+        trainer.train()
+    # Where the end of the epoch was not saved, the start of the next one is.
+    assert store.newest().manifest["epoch"] == snapshot_epoch
+    trainer = live(tmp_path, *of, num_workers=0, **without)
+    require_equal(everything(trainer, tmp_path), straight(*of, **without))
+
+
+def test_before_the_first_step_there_is_nothing_to_save(tmp_path):
+    trainer, store, signals = make_run(tmp_path, SHORT_IMAGES, SHORT_EPOCHS, num_workers=1)
+    trainer.reader.dataset.samples.stuck = [trainer.reader._order(1)[0]]
+    with signals, pytest.raises(StoppedError, match=r"^stopped by SIGTERM before the first step$"):
+        trainer.train()
+    assert store.steps() == []
 
 
 @pytest.mark.torture
