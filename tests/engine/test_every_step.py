@@ -317,7 +317,9 @@ def test_a_wait_for_a_sample_that_never_comes_is_left(tmp_path, straight):
 @pytest.mark.parametrize("snapshot_epoch", [1, 2])
 def test_a_wait_for_the_first_sample_of_an_epoch_is_left(tmp_path, straight, snapshot_epoch):
     of, without = (SHORT_IMAGES, SHORT_EPOCHS), {"is_evaluated": False}
-    trainer, store, signals = make_run(tmp_path, *of, 1, snapshot_epoch=snapshot_epoch, **without)
+    with paddle.utils.unique_name.guard():
+        made = make_run(tmp_path, *of, 1, snapshot_epoch=snapshot_epoch, **without)
+    trainer, store, signals = made
     trainer.hooks.append(StuckAfter(6))
     with signals, pytest.raises(StoppedError, match="stopped by SIGTERM after step 6, which is"):
         trainer.train()
