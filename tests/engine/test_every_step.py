@@ -293,6 +293,30 @@ def test_an_evaluation_that_a_signal_breaks_off_is_done_anew(tmp_path, straight,
     require_equal(everything(trainer, tmp_path), straight(SHORT_IMAGES, SHORT_EPOCHS))
 
 
+def test_a_crash_once_it_is_done_leaves_no_figure_twice(tmp_path, straight, monkeypatch):
+    of = SHORT_IMAGES, SHORT_EPOCHS, 0
+    live(tmp_path, *of, stop=("evaluate", RAW_WEIGHTS))
+
+    def crash(*_):
+        raise RuntimeError("before the save")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(CheckpointHook, "after_step", crash)
+        with pytest.raises(RuntimeError, match="before the save"):
+            live(tmp_path, *of)
+    trainer = live(tmp_path, *of)
+    require_equal(everything(trainer, tmp_path), straight(SHORT_IMAGES, SHORT_EPOCHS))
+
+
+def test_the_last_step_just_ends_the_run(tmp_path, straight):
+    of = SHORT_IMAGES, SHORT_EPOCHS
+    trainer, _, signals = make_run(tmp_path, *of, num_workers=0, stop=12)
+    with signals:
+        trainer.train()
+    assert signals.received == signal.SIGTERM
+    assert everything(trainer, tmp_path)["records"] == straight(*of)["records"]
+
+
 @pytest.mark.parametrize("stop", [("recompute", 1), ("recompute", 3)], ids=["epoch", "last step"])
 def test_statistics_that_a_signal_breaks_off_before_a_save_are_computed_anew(
     tmp_path, straight, stop
