@@ -32,11 +32,12 @@ ALLOWED = {
     "console": {"errors", "progress"},
     "run_lock": {"errors"},
     "config": {"errors"},
-    "data": {"errors", "progress"},
+    "stop_signals": set(),
+    "data": {"errors", "progress", "stop_signals"},
     "checkpoint": {"errors", "averaging"},
     "engine": {
         *("errors", "averaging", "checkpoint", "fast_cpu", "metrics", "plots", "progress"),
-        *("ranking", "run_lock"),
+        *("ranking", "run_lock", "stop_signals"),
     },
     "hapi": {"errors", "averaging", "checkpoint"},
     "integrations": {"averaging"},
@@ -49,7 +50,7 @@ ALLOWED = {
     },
     "builder": {
         *("errors", "averaging", "checkpoint", "config", "data", "engine", "models", "optim"),
-        *("metrics", "plots", "progress", "ranking", "schedules"),
+        *("metrics", "plots", "progress", "ranking", "schedules", "stop_signals"),
     },
     "__init__": {"averaging"},
 }
