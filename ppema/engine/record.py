@@ -9,7 +9,7 @@ import os
 from pathlib import Path
 from typing import Any, Iterator, Mapping, Optional
 
-from ..checkpoint.files import reason
+from ..checkpoint.files import reason, replace_file
 from ..errors import StorageError
 from .predictions import Predictions
 from .visualdl_view import BY_AVERAGE, ViewOptions, VisualDLView
@@ -46,14 +46,14 @@ class Recorder:
         return self._view is not None
 
     def start(self, step: int) -> None:
-        """Drop all records after `step`, and make the view of what is left anew."""
+        """Drop all records after `step`, and make the view of what is left anew.
+
+        Raises:
+            StorageError: the disk refused; the records are what they were.
+        """
         records = [record for record in read_records(self._path) if record["step"] <= step]
-        temporary = self._path.with_suffix(".tmp")
-        with open(temporary, "w", encoding="utf-8") as file:
-            file.writelines(json.dumps(record) + "\n" for record in records)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, self._path)
+        # On the disk by name too: a checkpoint that comes through a power cut must not be alone.
+        replace_file(self._path, "".join(f"{json.dumps(r)}\n" for r in records).encode())
         if self._view is not None:
             self._view.restart({record["step"] for record in records})
             for record in records:
