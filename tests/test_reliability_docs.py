@@ -66,6 +66,6 @@ def test_what_was_recorded_is_added_up(tmp_path):
 def test_the_fuzz_led_by_coverage_runs(command, tmp_path):
     pytest.importorskip("atheris")
     command = command.replace("tests/", f"{REPOSITORY}/tests/")
-    result = run(f"{command} -runs=500", tmp_path)
+    result = run(f"{command} -runs=500 -timeout=60", tmp_path)
     assert result.returncode == 0, result.stderr[-500:]
     assert re.search(r"^Done \d{3,} runs", result.stderr, re.M)

@@ -9,7 +9,7 @@ import os
 from pathlib import Path
 from typing import Any, Iterator, Mapping, Optional
 
-from ..checkpoint.files import reason
+from ..checkpoint.files import reason, replace_file
 from ..errors import StorageError
 from .predictions import Predictions
 from .visualdl_view import BY_AVERAGE, ViewOptions, VisualDLView
@@ -49,6 +49,9 @@ class Recorder:
         """Drop all records after `step`, and make the view of what is left anew.
 
         Of an open step only the training record stays: it is evaluated and shown again.
+
+        Raises:
+            StorageError: the disk refused; the records are what they were.
         """
         records = [
             record
@@ -56,12 +59,8 @@ class Recorder:
             if record["step"] < step
             or (record["step"] == step and not (is_open and record["split"] == "eval"))
         ]
-        temporary = self._path.with_suffix(".tmp")
-        with open(temporary, "w", encoding="utf-8") as file:
-            file.writelines(json.dumps(record) + "\n" for record in records)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, self._path)
+        # On the disk by name too: a checkpoint that comes through a power cut must not be alone.
+        replace_file(self._path, "".join(f"{json.dumps(r)}\n" for r in records).encode())
         if self._view is not None:
             steps = {record["step"] for record in records}
             self._view.restart(steps - {step} if is_open else steps)

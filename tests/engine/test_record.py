@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import random
 from pathlib import Path
 
 import pytest
+from faulty_disk import FaultyDisk
+from power_loss import states_after, write_tree
 from terminal import Terminal
 from trainers import make_reader, make_trainer
 from visualdl_records import read_shown
@@ -154,3 +157,19 @@ def test_the_line_shows_the_share_done_and_goes_away_at_the_end(tmp_path, monkey
     assert "eta 0:00:00" in frames[-1]
     assert all(len(frame) < 80 for frame in frames)
     assert terminal.frames()[-1] == ""
+
+
+def test_the_record_has_its_name_on_the_disk_before_a_step_is_saved(tmp_path):
+    folder = tmp_path / "run"
+    folder.mkdir()
+    with FaultyDisk(folder) as disk:
+        recorder = Recorder(folder, None)
+        recorder.start(0)
+        recorder.write(
+            {"step": 20, "split": "eval", "average": "raw", "top1": 1, "top2": 1, "loss": 0}
+        )
+        recorder.sync()
+    states = states_after(folder, dict, disk.changes, len(disk.changes), random.Random(0), 40)
+    for number, tree in enumerate(states):
+        write_tree(tree, tmp_path / str(number), "none")
+        assert [r["step"] for r in read_records(tmp_path / str(number) / "metrics.jsonl")] == [20]

@@ -119,23 +119,28 @@ def test_a_first_convolution_for_grey_images_is_said(tmp_path, caplog, name, lin
     assert said == ([line] if line else [])
 
 
+IMAGES = (
+    "; the images are [1,28,28]; TrainReader.transforms can make others of them, by Resize and "
+    "Grayscale"
+)
 WRONG = [
     (
         "Model: {name: resnet18, num_classes: 10}",
         "Model (resnet18): takes images of 3 channels, and the data have 1; set "
-        "Model.in_channels: 1",
+        f"Model.in_channels: 1{IMAGES}",
     ),
     (
         "Model: {name: LeNet, num_classes: 10, in_channels: 3}",
-        "Model (LeNet): takes images of 3 channels, and the data have 1; set Model.in_channels: 1",
+        "Model (LeNet): takes images of 3 channels, and the data have 1; set Model.in_channels: 1"
+        + IMAGES,
     ),
     (
         "Model: {name: alexnet, num_classes: 10, in_channels: 1}",
-        "Model (alexnet): does not take images of 28x28; it takes 224x224",
+        "Model (alexnet): does not take images of 28x28; it takes 224x224" + IMAGES,
     ),
     (
         "Model: {name: inception_v3, num_classes: 10, in_channels: 1}",
-        "Model (inception_v3): does not take images of 28x28; it takes 64x64",
+        "Model (inception_v3): does not take images of 28x28; it takes 64x64" + IMAGES,
     ),
     (
         "Model: {name: squeezenet1_1, num_classes: 7, in_channels: 1}",

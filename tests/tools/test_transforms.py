@@ -108,7 +108,8 @@ def test_those_of_the_evaluation_count_in_its_figures_alone(run_tool):
     train(run_tool, PLAIN, "--eval", "-o", "epoch=2")
 
     def evaluate(transforms):
-        return run_tool("eval", "-c", "run.yml", "-o", f"EvalReader.transforms={transforms}").out
+        out = run_tool("eval", "-c", "run.yml", "-o", f"EvalReader.transforms={transforms}").out
+        return out[out.index("\nraw ") :]
 
     upright, turned = evaluate("[]"), evaluate("[{name: RandomVerticalFlip, prob: 1.0}]")
     assert upright != turned
