@@ -268,5 +268,9 @@ def _first_line(error: BaseException) -> str:
 
 def _fail(message: str, code: int) -> int:
     progress.wipe()
-    print(message, file=sys.stderr)
+    try:
+        print(message, file=sys.stderr, flush=True)
+    except OSError:
+        # Of a full disk, say: the code must still tell, and Python's own end would try again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
     return code

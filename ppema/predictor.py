@@ -94,7 +94,7 @@ class Program:
         try:
             self._predictor = inference.create_predictor(settings)
         # Paddle's own, with a page of C++ calls.
-        except RuntimeError as error:
+        except (RuntimeError, ValueError) as error:
             raise CheckpointError(
                 f"{folder}: Paddle cannot load it ({first_line(error)})"
             ) from None
@@ -131,6 +131,8 @@ def read_description(folder: Path) -> dict[str, Any]:
     for key, kind in kinds.items():
         if not isinstance(facts.get(key), kind):
             raise CheckpointError(f"{path}: has no {key}")
+    if not all(isinstance(name, str) for name in facts["class_names"]):
+        raise CheckpointError(f"{path}: class_names holds what is no text")
     for name in (MODEL, PARAMETERS):
         try:
             is_same = sha256_of(folder / name) == facts["files"].get(name)

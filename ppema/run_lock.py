@@ -23,7 +23,9 @@ class RunLock:
 
     def __init__(self, folder: Path) -> None:
         # Held open on purpose: closing the file is what releases the lock.
-        self._file: Optional[IO[str]] = open(folder / LOCK, "a+", encoding="ascii")  # noqa: SIM115
+        self._file: Optional[IO[str]] = open(  # noqa: SIM115
+            folder / LOCK, "a+", encoding="ascii", errors="replace", opener=_open_itself
+        )
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -51,6 +53,11 @@ class RunLock:
         if self._file is not None:
             self._file.close()
             self._file = None
+
+
+def _open_itself(path: str, flags: int) -> int:
+    # In a folder of a stranger's it may be a link to any file, which would be emptied.
+    return os.open(path, flags | os.O_NOFOLLOW, 0o666)
 
 
 @contextlib.contextmanager

@@ -117,3 +117,27 @@ def test_signals_while_paddle_is_imported_surface_nowhere(tmp_path):
     assert found == (-signal.SIGINT, "", "")
     found = signalled(tmp_path, 0, "import_paddle()", int(signal.SIGTERM))
     assert found == (128 + signal.SIGTERM, "interrupted by SIGTERM\n", "")
+
+
+FAIL = """
+from ppema.console import run_tool
+from ppema.errors import CheckpointError
+
+def main(argv):
+    raise CheckpointError("said to nobody")
+
+run_tool(main)
+"""
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is full")
+def test_the_code_tells_where_a_full_disk_takes_no_line():
+    with open("/dev/full", "w") as full:
+        result = subprocess.run(
+            [sys.executable, "-W", "ignore", "-c", FAIL],
+            env={**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[1])},
+            stdout=full,
+            stderr=full,
+            timeout=60,
+        )
+    assert result.returncode == 3

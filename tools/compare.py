@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import os
 from pathlib import Path
 from typing import Any, Sequence
@@ -73,7 +74,9 @@ def _names(folders: Sequence[Path]) -> list[str]:
 
 
 def _rank(record: dict[str, Any]) -> tuple[float, float]:
-    return (record["top1"], -record["loss"])
+    # A loss that was NaN is none in the record.
+    loss = math.inf if record["loss"] is None else record["loss"]
+    return (record["top1"], -loss)
 
 
 def _table(
@@ -92,7 +95,7 @@ def _table(
                 names[index],
                 record["average"],
                 f"{100 * record['top1']:.2f} %",
-                f"{record['loss']:.4f}",
+                "nan" if record["loss"] is None else f"{record['loss']:.4f}",
                 str(record["epoch"]),
                 str(record["step"]),
                 f"{100 * raw[-1]['top1']:.2f} %" if raw else "-",

@@ -91,7 +91,9 @@ def train(config: Any, arguments: argparse.Namespace) -> None:
     """Train in the run's folder, which this process holds."""
     from ppema import builder
     from ppema.checkpoint import CheckpointStore
+    from ppema.checkpoint.files import replace_file
     from ppema.engine import resume
+    from ppema.engine.run_facts import require_continued_facts
     from ppema.engine.run_folder import CONFIG, LOG, LateLogFile
     from ppema.engine.run_state import restore
     from ppema.progress import ProgressLine
@@ -103,6 +105,7 @@ def train(config: Any, arguments: argparse.Namespace) -> None:
     start = resume.find_start(store, arguments.resume, arguments.overwrite)
     anew: set[str] = set()
     if start is not None:
+        require_continued_facts(start)
         if resume.is_finished(start, config.epoch):
             resume.finish(store, start, config.epoch)
             return
@@ -124,7 +127,7 @@ def train(config: Any, arguments: argparse.Namespace) -> None:
         restore(trainer, start, is_own=resume.is_of(start, store), anew=anew)
     resume.prepare_folder(store, start, is_done=False)
     log_file.open(store.folder / LOG)
-    (store.folder / CONFIG).write_text(config.dump(), encoding="utf-8")
+    replace_file(store.folder / CONFIG, config.dump().encode())
     builder.describe_run(config, trainer, data, place, start)
     with signals:
         trainer.train()

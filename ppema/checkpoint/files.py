@@ -6,10 +6,15 @@ import contextlib
 import errno
 import hashlib
 import os
+import stat
 from pathlib import Path
 from typing import Callable
 
 from ..errors import StorageError
+
+
+class NotRegularError(OSError):
+    """A pipe, a socket or a device stands where a file should be."""
 
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
@@ -76,8 +81,16 @@ def sync_folder(folder: Path) -> None:
 
 
 def sha256_of(path: Path) -> str:
-    """Return the sha256 of a file's contents."""
+    """Return the sha256 of a file's contents.
+
+    Raises:
+        OSError: the disk refused, or it is no regular file.
+    """
     digest = hashlib.sha256()
+    mode = os.stat(path).st_mode
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+        # A pipe would be waited for, and a device has no end.
+        raise NotRegularError(errno.EINVAL, "is no regular file", str(path))
     with open(path, "rb") as file:
         while block := file.read(1 << 20):
             digest.update(block)

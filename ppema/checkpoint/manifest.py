@@ -11,15 +11,21 @@ from pathlib import Path
 from typing import Any, Mapping, Union
 
 from ..errors import CheckpointError, StorageError
-from .files import reason, sync_folder
+from .files import NotRegularError, reason, sync_folder
 
 MANIFEST = "manifest.json"
 _FORMAT = 1
+# Thousands of snapshots take a few; a sparse file may claim any size.
+_MAX_BYTES = 64 << 20
 # What every reader of a manifest relies on; see engine/hooks.py for the rest.
 _MANIFEST_KEYS = {"step": int, "files": dict}
 _FILE_KEYS = {"size", "sha256"}
 # Asking again would not help; a block that cannot be read (EIO) is lost as a flipped bit is.
 _LOST = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.EIO)
+
+
+class OtherFormatError(CheckpointError):
+    """The manifest is whole, and of another ppema."""
 
 
 def render(manifest: Mapping[str, Any]) -> str:
@@ -47,14 +53,18 @@ def read_manifest(path: Path) -> dict[str, Any]:
     """Return the facts that a manifest holds, its digest compared.
 
     Raises:
-        CheckpointError: it is missing, damaged, or of another format.
+        CheckpointError: it is missing, damaged, or (OtherFormatError) of another format.
         StorageError: the disk refuses to read it.
     """
     try:
         if path.exists() and not stat.S_ISREG(path.stat().st_mode):
             # A pipe would never end, nor would a device.
             raise CheckpointError(f"{path}: is not a file")
-        text = path.read_text(encoding="utf-8")
+        with open(path, "rb") as file:
+            content = file.read(_MAX_BYTES + 1)
+        if len(content) > _MAX_BYTES:
+            raise CheckpointError(f"{path}: is larger than {_MAX_BYTES >> 20} MiB")
+        text = content.decode()
         manifest: dict[str, Any] = json.loads(text)
         # Compared as text too, so that a change outside the values is noticed as well.
         is_whole = isinstance(manifest, dict) and text == render(manifest)
@@ -66,16 +76,20 @@ def read_manifest(path: Path) -> dict[str, Any]:
         raise CheckpointError(f"{path}: checksum differs")
     if manifest.get("format") != _FORMAT:
         found = str(manifest.get("format"))[:20]
-        raise CheckpointError(f"{path}: format {found}, this ppema reads {_FORMAT}")
+        raise OtherFormatError(f"{path}: format {found}, this ppema reads {_FORMAT}")
     for key, kind in _MANIFEST_KEYS.items():
         if not isinstance(manifest.get(key), kind):
             raise CheckpointError(f"{path}: has no {key}")
     for name, facts in manifest["files"].items():
-        if Path(name).name != name or not isinstance(facts, dict) or not set(facts) >= _FILE_KEYS:
+        if not _is_file_name(name) or not isinstance(facts, dict) or not set(facts) >= _FILE_KEYS:
             raise CheckpointError(f"{path}: has no size and checksum of a file {name[:50]!r}")
     if not _is_list_of_text(manifest.get("replaces", [])):
         raise CheckpointError(f"{path}: replaces no list of checkpoints")
     return manifest
+
+
+def _is_file_name(name: str) -> bool:
+    return Path(name).name == name and "\0" not in name and len(os.fsencode(name)) < 256
 
 
 def _is_list_of_text(value: Any) -> bool:
@@ -84,6 +98,6 @@ def _is_list_of_text(value: Any) -> bool:
 
 def missing_or_refused(path: Path, error: OSError) -> Union[CheckpointError, StorageError]:
     """Tell a file that is not there, or not all there, from a disk that refuses to read it."""
-    if error.errno in _LOST:
+    if error.errno in _LOST or isinstance(error, NotRegularError):
         return CheckpointError(f"{path}: {error.strerror or error}")
     return StorageError(f"{path}: {reason(error)}")

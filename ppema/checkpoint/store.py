@@ -12,7 +12,7 @@ from typing import Any, Callable, Iterable, Mapping, Optional, Union
 
 from ..errors import CheckpointError, StorageError
 from .files import make_folder, reason, sha256_of, sync_folder
-from .manifest import MANIFEST, missing_or_refused, read_manifest, write_manifest
+from .manifest import MANIFEST, OtherFormatError, missing_or_refused, read_manifest, write_manifest
 from .weight_file import read_weight_file
 from .weight_writer import write_weight_file
 
@@ -120,7 +120,8 @@ class CheckpointStore:
         One that a later save has replaced, and was killed before it deleted it, comes last.
 
         Raises:
-            CheckpointError: there are checkpoints, and all are damaged.
+            CheckpointError: there are checkpoints, and all are damaged; or one newer than all
+                whole ones is of another format.
         """
         steps = self._replaced_last(self.steps())
         faults = []
@@ -128,6 +129,9 @@ class CheckpointStore:
             try:
                 checkpoint = Checkpoint(self.path(step))
                 checkpoint.verify()
+            except OtherFormatError:
+                # Nothing is wrong with it; passed over, it would be deleted after the next save.
+                raise
             except CheckpointError as error:
                 faults.append(str(error))
                 continue
@@ -139,6 +143,11 @@ class CheckpointStore:
                 f"no usable checkpoint in {self.folder} ({len(steps)} damaged): {faults[0]}"
             )
         return None
+
+    def digests(self) -> list[str]:
+        """Return the digests of all manifests, newest first, but of those that were replaced."""
+        digests, replaces = self._read_manifests(self.steps())
+        return [digest for digest in digests.values() if digest not in replaces]
 
     def linked(self, link: str) -> Optional[Checkpoint]:
         """Return the checkpoint that `best_model` or `model_final` names, None without it.
@@ -257,13 +266,18 @@ class CheckpointStore:
 
     def _replaced_last(self, steps: list[int]) -> list[int]:
         """Return steps newest first, but after them those that another one's manifest replaces."""
+        digests, replaces = self._read_manifests(steps)
+        return sorted(steps, key=lambda step: (digests.get(step) not in replaces, step))[::-1]
+
+    def _read_manifests(self, steps: list[int]) -> tuple[dict[int, str], set[str]]:
+        """Return the digest of each manifest, and the digests that these say they replace."""
         digests, replaces = {}, set()
         for step in steps:
             with contextlib.suppress(CheckpointError, StorageError):
                 manifest = Checkpoint(self.path(step)).manifest
                 digests[step] = manifest["digest"]
                 replaces.update(manifest.get("replaces", []))
-        return sorted(steps, key=lambda step: (digests.get(step) not in replaces, step))[::-1]
+        return digests, replaces
 
     def _drop_replaced(self, saved: int) -> None:
         for step in self._replaced - {saved}:

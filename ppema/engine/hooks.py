@@ -11,6 +11,7 @@ from ..checkpoint import BEST, FINAL, CheckpointStore
 from ..metrics import Evaluation
 from ..progress import ProgressLine
 from .evaluate import RAW, choose, evaluate_all, table
+from .old_records import drop_old_records
 from .predictions import Predictions
 from .record import Recorder
 from .run_state import checkpoint_files
@@ -230,6 +231,7 @@ class CheckpointHook(Hook):
         }
         path = self._store.save(trainer.step, checkpoint_files(trainer), facts)
         self._snapshots.commit()
+        drop_old_records(self._store.folder)
         logger.info("step %d saved in %s", trainer.step, path)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import logging
 import math
@@ -17,6 +18,12 @@ from .visualdl_view import BY_AVERAGE, ViewOptions, VisualDLView
 logger = logging.getLogger(__name__)
 
 METRICS = "metrics.jsonl"
+_FIGURES = ("loss", "lr", "ips", "top1", "top2", "left_out")
+# A record of a hundred averages takes a tenth; a stranger's line may be of any length.
+_MAX_LINE = 1 << 20
+# What a picture's axis can take.
+_MAX_NUMBER = 1e300
+_MAX_NAME = 100
 
 
 class Recorder:
@@ -110,30 +117,58 @@ def read_records(path: Path) -> Iterator[dict[str, Any]]:
 
     A crash tears the last line; anything else there is said in a warning.
     """
-    if not path.exists():
+    if not path.is_file():
         return
-    lines = path.read_bytes().splitlines()
-    for number, line in enumerate(lines, start=1):
-        try:
-            record = json.loads(line)
-        except (ValueError, RecursionError):
-            record = None
-        if not _is_record(record):
-            if number < len(lines):
-                logger.warning(
-                    "%s:%d: is no record; it and all after it are left out", path, number
-                )
-            return
-        yield record
+    with open(path, "rb") as file:
+        for number in itertools.count(1):
+            line = file.readline(_MAX_LINE)
+            if not line:
+                return
+            try:
+                record = json.loads(line)
+            except (ValueError, RecursionError):
+                record = None
+            if not _is_record(record):
+                if file.read(1):
+                    logger.warning(
+                        "%s:%d: is no record; it and all after it are left out", path, number
+                    )
+                return
+            yield record
 
 
 def _is_record(record: Any) -> bool:
     if not isinstance(record, dict) or type(record.get("step")) is not int:
         return False
+    # None stands for NaN, which a loss may be.
+    if not all(_is_number(record.get(key)) for key in ("step", "epoch", *_FIGURES)):
+        return False
     if record.get("split") == "train":
-        return all(key in record for key in ("loss", "lr", "ips", *BY_AVERAGE))
-    return record.get("split") == "eval" and all(
-        key in record for key in ("average", "top1", "top2", "loss")
+        return all(key in record for key in ("loss", "lr", "ips")) and all(
+            isinstance(record.get(key), dict)
+            and all(_is_name(name) and _is_number(value) for name, value in record[key].items())
+            for key in BY_AVERAGE
+        )
+    return (
+        record.get("split") == "eval"
+        and _is_name(record.get("average"))
+        and all(record.get(key) is not None for key in ("epoch", "top1", "top2"))
+        and "loss" in record
+    )
+
+
+def _is_number(value: Any) -> bool:
+    return value is None or (type(value) in (int, float) and abs(value) < _MAX_NUMBER)
+
+
+def _is_name(value: Any) -> bool:
+    """Tell whether VisualDL's records, and pictures, can have it as a name."""
+    return (
+        isinstance(value, str)
+        and value.isprintable()
+        and 0 < len(value) <= _MAX_NAME
+        and os.path.basename(value) == value
+        and not value.startswith(".")
     )
 
 

@@ -8,6 +8,7 @@ from typing import Any, Collection, Mapping, Optional
 
 from ..checkpoint import BEST, FINAL, Checkpoint, CheckpointStore
 from ..errors import CheckpointError, ConfigError
+from .old_records import keep_records, put_back_records
 from .record import METRICS
 from .run_folder import LOG
 
@@ -147,14 +148,19 @@ def prepare_folder(store: CheckpointStore, start: Optional[Checkpoint], is_done:
     are put back to what the checkpoint says; `model_final` is only there once a run `is_done`.
     """
     store.clear_leftovers()
+    put_back_records(store)
     if start is None or not is_of(start, store):
         store.replace_after(-1)
+        keep_records(store, METRICS, LOG)
         # The figures and words of another run would stand among those of this one.
         for name in (METRICS, LOG):
             (store.folder / name).unlink(missing_ok=True)
         return
     # One that is open is saved again, with its figures.
     store.replace_after(start.step - 1 if is_open(start) else start.step)
+    if start.step < max(store.steps()):
+        # Its records are cut after `start`; the log only grows.
+        keep_records(store, METRICS)
     best = start.manifest["best"]
     if best and store.path(best["step"]).is_dir():
         store.link(BEST, best["step"])

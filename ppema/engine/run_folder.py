@@ -85,7 +85,13 @@ class LateLogFile(logging.Handler):
         self._kept.append(record)
 
     def open(self, path: Path) -> None:
-        """Append what was kept to `path`, and all that follows."""
+        """Append what was kept to `path`, and all that follows.
+
+        Raises:
+            StorageError: it is a link, which may lead to any file, or a pipe or the like.
+        """
+        if os.path.lexists(path) and (path.is_symlink() or not path.is_file()):
+            raise StorageError(f"{path}: is no regular file; take it away")
         file = _StrictFileHandler(path, encoding="utf-8")
         file.setFormatter(self.formatter)
         logger = logging.getLogger("ppema")

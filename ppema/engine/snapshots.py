@@ -93,7 +93,10 @@ class SnapshotHook(Hook):
             path.unlink()
         self.taken = [s for s in self.taken if not _is_of_another_start(s, trainer.averages)]
         listed = {snapshot.file_name: snapshot for snapshot in self.taken}
-        for path in sorted(self._folder.glob("[!.]*")):
+        # What else a user keeps there is no snapshot, and stays.
+        for path in sorted(self._folder.glob(f"[!.]*_{9 * '[0-9]'}.pdparams")):
+            if path.is_dir():
+                continue
             if path.name not in listed or not listed[path.name].is_whole(path):
                 _put_aside(path)
         for name, snapshot in listed.items():

@@ -19,6 +19,7 @@ from ..checkpoint import (
 from ..checkpoint.files import sha256_of
 from ..errors import CheckpointError, ConfigError
 from .evaluate import RAW
+from .run_facts import require_served_facts
 from .run_state import MODEL_FILE, STALE, average_file
 
 logger = logging.getLogger(__name__)
@@ -116,6 +117,7 @@ def find_weights(weights: Optional[str], run_folder: Path, average: str) -> Weig
         checkpoint, why = Checkpoint(path.resolve()), "as named"
     else:
         checkpoint, why = _find_in_run(path)
+    require_served_facts(checkpoint)
     available = (RAW, *checkpoint.manifest["averages"])
     if average != ALL and average not in available:
         raise ConfigError(f"--average {average}: {checkpoint.path} has {', '.join(available)}")

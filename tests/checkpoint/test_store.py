@@ -190,6 +190,8 @@ def test_a_manifest_without_what_every_reader_needs_is_damaged(three, key):
         {"files": {"model.pdparams": 3}},
         {"files": {"model.pdparams": {"size": 1}}},
         {"files": {"../../etc/passwd": {"size": 1, "sha256": ""}}},
+        {"files": {"a\0b": {"size": 1, "sha256": ""}}},
+        {"files": {300 * "a": {"size": 1, "sha256": ""}}},
         {"replaces": 3},
         {"replaces": [[]]},
     ],
@@ -197,6 +199,30 @@ def test_a_manifest_without_what_every_reader_needs_is_damaged(three, key):
 def test_a_manifest_that_someone_made_up_is_damaged(three, change):
     path = three.path(30) / "manifest.json"
     path.write_text(manifest.render({**json.loads(path.read_text()), **change}))
+    assert three.newest().step == 20
+
+
+def test_a_checkpoint_of_another_format_is_neither_used_nor_passed_over(three):
+    # As if damaged, it would be deleted once the run has gone on from the one before.
+    path = three.path(30) / "manifest.json"
+    path.write_text(manifest.render({**json.loads(path.read_text()), "format": 2}))
+    with pytest.raises(CheckpointError, match=r"30/manifest\.json: format 2, this ppema reads 1$"):
+        three.newest()
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, lambda path: path.symlink_to("/dev/zero")])
+def test_what_is_no_file_is_not_waited_for(three, make):
+    file, path = three.path(30) / "model.pdparams", three.path(30) / "manifest.json"
+    file.unlink()
+    make(file)
+    facts = json.loads(path.read_text())
+    facts["files"][file.name]["size"] = 0
+    path.write_text(manifest.render(facts))
+    assert three.newest().step == 20
+
+
+def test_a_manifest_that_is_sparse_is_not_read_into_memory(three):
+    os.truncate(three.path(30) / "manifest.json", 1 << 40)
     assert three.newest().step == 20
 
 

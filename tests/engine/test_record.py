@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from visualdl_records import read_shown
 
 from ppema.engine.hooks import EvaluateHook, LogHook
 from ppema.engine.record import Recorder, read_records
+from ppema.engine.visualdl_view import BY_AVERAGE
 from ppema.errors import StorageError
 from ppema.progress import ProgressLine
 
@@ -74,7 +76,33 @@ def test_an_open_step_keeps_its_training_record_alone(tmp_path):
     assert found == [(2, "train"), (4, "train"), (5, "train")]
 
 
-@pytest.mark.parametrize("line", [b"\xff\xfe", b'{"a": 1}', b"3", b'{"step": 4, "split": "eval"}'])
+EVALUATION = {"step": 4, "epoch": 1, "split": "eval", "average": "ema"}
+EVALUATION.update({"top1": 0.5, "top2": 0.75, "loss": 1.0})
+TRAINING = {"step": 4, "epoch": 1, "split": "train", "loss": 1.0, "lr": 0.1, "ips": 1.0}
+TRAINING.update({kind: {"ema": 0.5} for kind in BY_AVERAGE})
+# No run writes these; pictures and VisualDL's files would be made of them.
+MADE_UP = [
+    {**EVALUATION, "average": "../../elsewhere"},
+    {**EVALUATION, "average": ["ema"]},
+    {**EVALUATION, "average": "\ud800"},
+    {**EVALUATION, "top1": None},
+    {**EVALUATION, "top1": float("inf")},
+    {**EVALUATION, "loss": "x"},
+    {**EVALUATION, "epoch": None},
+    {**TRAINING, "decay": [1]},
+    {**TRAINING, "window": {"ema": "x"}},
+    {**TRAINING, "distance": {"../../elsewhere": 1.0}},
+    {**TRAINING, "lr": "x"},
+]
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        *[b"\xff\xfe", b'{"a": 1}', b"3", b'{"step": 4, "split": "eval"}'],
+        *[json.dumps(record).encode() for record in MADE_UP],
+    ],
+)
 def test_a_damaged_line_ends_the_record_with_a_warning(tmp_path, line, caplog):
     train(tmp_path)
     path = tmp_path / "metrics.jsonl"
@@ -83,6 +111,22 @@ def test_a_damaged_line_ends_the_record_with_a_warning(tmp_path, line, caplog):
     Recorder(tmp_path, None).start(5)
     assert path.read_bytes().splitlines() == lines[:3]
     assert "metrics.jsonl:4: is no record" in caplog.text
+
+
+def test_records_of_whole_figures_and_of_none_are_records(tmp_path):
+    records = [EVALUATION, {**EVALUATION, "loss": None}, TRAINING, {**TRAINING, "loss": None}]
+    text = "".join(json.dumps(record) + "\n" for record in records)
+    (tmp_path / "metrics.jsonl").write_text(text)
+    assert list(read_records(tmp_path / "metrics.jsonl")) == records
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, lambda path: os.truncate(path, 1 << 40)])
+def test_what_never_ends_is_no_record(tmp_path, make, caplog):
+    path = tmp_path / "metrics.jsonl"
+    if make is not os.mkfifo:
+        path.write_text(json.dumps(TRAINING) + "\n")
+    make(path)
+    assert len(list(read_records(path))) == (make is not os.mkfifo)
 
 
 def test_a_figure_that_is_no_number_is_null(tmp_path):
@@ -166,7 +210,15 @@ def test_the_record_has_its_name_on_the_disk_before_a_step_is_saved(tmp_path):
         recorder = Recorder(folder, None)
         recorder.start(0)
         recorder.write(
-            {"step": 20, "split": "eval", "average": "raw", "top1": 1, "top2": 1, "loss": 0}
+            {
+                "step": 20,
+                "epoch": 1,
+                "split": "eval",
+                "average": "raw",
+                "top1": 1,
+                "top2": 1,
+                "loss": 0,
+            }
         )
         recorder.sync()
     states = states_after(folder, dict, disk.changes, len(disk.changes), random.Random(0), 40)

@@ -130,6 +130,17 @@ def test_once_the_new_run_has_a_checkpoint_the_old_snapshots_go(tmp_path):
     }
 
 
+def test_what_a_user_keeps_beside_the_snapshots_stays(tmp_path):
+    run_until(tmp_path, 3)
+    mine = tmp_path / "snapshots/mine"
+    mine.mkdir()
+    (mine / "power_5_000000003.pdparams").write_text("kept")
+    (tmp_path / "snapshots/notes.txt").write_text("mine")
+    run_until(tmp_path, 6)
+    assert (mine / "power_5_000000003.pdparams").read_text() == "kept"
+    assert (tmp_path / "snapshots/notes.txt").read_text() == "mine"
+
+
 def test_a_listed_snapshot_that_is_gone_or_damaged_is_left_out_with_a_line(tmp_path, caplog):
     store = run_until(tmp_path, 8, snapshot_iter=1)
     (tmp_path / "snapshots/power_5_000000003.pdparams").unlink()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import json
 import os
 import shutil
 from pathlib import Path
@@ -14,6 +15,8 @@ import pytest
 from faulty_disk import Fault, FaultyDisk
 from in_process import REPOSITORY, contents, line_of
 from small_mnist import data_keys, write_mnist
+
+from ppema.checkpoint.manifest import render
 
 pytestmark = pytest.mark.reliability
 
@@ -40,6 +43,12 @@ def damage(path, way):
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
     path.write_bytes({"empty": b"", "truncated": content[: len(content) // 2]}.get(way, content))
+
+
+def change_manifest(checkpoint, change):
+    """Write a manifest of one's own making, with its digest, which is no secret."""
+    path = checkpoint / "manifest.json"
+    path.write_text(render({**json.loads(path.read_text()), **change}))
 
 
 # Resuming.
@@ -137,6 +146,57 @@ def test_a_checkpoint_with_a_damaged_manifest_is_passed_over(run_tool, run_folde
     assert (result.code, result.err) == (0, "")
     assert f"WARNING: {manifest}: {message}; using {STEP_1.name}\n" in result.out
     assert final_bits() == wanted
+
+
+@pytest.mark.parametrize(
+    ("change", "missing"),
+    [
+        ({"epoch": None}, "epoch"),
+        ({"best": {"step": "x"}}, "best.step"),
+        ({"identity": 3}, "identity"),
+        ({"data": {"kind": "mnist"}}, "data.train"),
+        ({"config_values": {}}, "config_values.epoch"),
+        ({"steps_per_epoch": "x"}, "steps_per_epoch"),
+    ],
+)
+def test_a_manifest_that_no_run_wrote_gives_its_line_and_3(refuse, run_folder, change, missing):
+    change_manifest(STEP_2, change)
+    line = refuse(3, *AUTO, *keys("epoch=2"))
+    assert line == f"{STEP_2}/manifest.json: has no {missing}"
+
+
+def test_eval_refuses_a_manifest_that_no_run_wrote(refuse, config, run_folder):
+    for change, missing in [({"winner": []}, "winner"), ({"averages": 3}, "averages")]:
+        change_manifest(STEP_2, change)
+        line = refuse(3, "eval", "-c", config("lenet_mnist"), *keys(f"weights={STEP_2}"))
+        assert line == f"{Path.cwd()}/{STEP_2}/manifest.json: has no {missing}"
+
+
+def test_a_checkpoint_of_a_newer_ppema_is_left_alone(refuse, run_folder):
+    change_manifest(STEP_2, {"format": 2})
+    line = refuse(3, *AUTO, *keys("epoch=2"))
+    assert line == f"{STEP_2}/manifest.json: format 2, this ppema reads 1"
+
+
+@pytest.mark.parametrize("flags", [("--overwrite",), ("-r", STEP_1, "--overwrite")])
+def test_a_new_run_that_never_saves_leaves_the_old_one_its_records(run_tool, run_folder, flags):
+    wanted = [(FOLDER / name).read_text() for name in ("metrics.jsonl", "train.log")]
+    # Twice: what the first try wrote is not the old run's.
+    for _ in range(2):
+        broken = run_tool(*COMMAND, *flags, *keys("LearningRate.base_lr=1e38", "epoch=2"))
+        assert broken.code == 4, broken.out
+    assert (FOLDER / "metrics.jsonl").read_text() != wanted[0]
+    assert run_tool(*AUTO, *keys()).code == 0
+    assert (FOLDER / "metrics.jsonl").read_text() == wanted[0]
+    assert (FOLDER / "train.log").read_text().startswith(wanted[1])
+    assert not list(FOLDER.glob(".old-*"))
+
+
+def test_once_the_new_run_has_saved_the_old_records_go(run_tool, run_folder):
+    assert run_tool(*COMMAND, "--overwrite", *keys("TrainReader.batch_size=100")).code == 0
+    lines = (FOLDER / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in lines] == [1, 1, 1]
+    assert not list(FOLDER.glob(".old-*"))
 
 
 def test_every_checkpoint_damaged_gives_its_line_and_3(refuse, config, run_folder):
@@ -237,6 +297,28 @@ def first_write_of_step(disk, step):
         if change.kind == "write" and name in change.path
     ]
     return numbers[0]
+
+
+@pytest.mark.parametrize("name", [".lock", "train.log", "config.yml", "metrics.jsonl"])
+def test_no_link_in_a_folder_leads_to_another_file(run_tool, run_folder, name):
+    Path("precious").write_text("mine")
+    (FOLDER / name).unlink()
+    (FOLDER / name).symlink_to(Path.cwd() / "precious")
+    result = run_tool(*AUTO, *keys("epoch=2"))
+    if name in (".lock", "train.log"):
+        assert line_of(result, 6).startswith(str(FOLDER))
+    assert Path("precious").read_text() == "mine"
+
+
+@pytest.mark.parametrize("name", [".lock", "train.log", "config.yml", "metrics.jsonl"])
+def test_no_pipe_in_a_folder_is_waited_for(run_tool, run_folder, name):
+    (FOLDER / name).unlink()
+    os.mkfifo(FOLDER / name)
+    result = run_tool(*AUTO, *keys("epoch=2"))
+    if name in (".lock", "train.log"):
+        assert line_of(result, 6).startswith(str(FOLDER))
+    else:
+        assert (result.code, result.err) == (0, "")
 
 
 def test_a_full_disk_keeps_the_checkpoint_before(run_tool, run_folder):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import hashlib
 import io
 import json
 import os
@@ -350,6 +351,32 @@ def test_a_damaged_or_missing_file_is_named(copy, name):
         Predictor(copy)
     (copy / name).unlink()
     with pytest.raises(CheckpointError, match=f"{name}: No such file"):
+        Predictor(copy)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"), [("model.json", b"[]"), ("model.pdiparams", bytes(range(1, 200)))]
+)
+def test_a_stranger_s_file_with_its_digest_is_refused(copy, name, content):
+    digest = hashlib.sha256((copy / name).read_bytes()).hexdigest()
+    (copy / name).write_bytes(content)
+    description = copy / "infer_cfg.yml"
+    text = description.read_text()
+    description.write_text(text.replace(digest, hashlib.sha256(content).hexdigest()))
+    with pytest.raises(CheckpointError, match="Paddle cannot load it"):
+        Predictor(copy)
+
+
+def test_a_class_whose_name_is_no_text_is_refused(copy):
+    description = copy / "infer_cfg.yml"
+    text = re.sub(
+        r"class_names:.*?\n(?=\S)",
+        "class_names: [1, 2]\n",
+        description.read_text(),
+        flags=re.DOTALL,
+    )
+    description.write_text(text)
+    with pytest.raises(CheckpointError, match="class_names holds what is no text"):
         Predictor(copy)
 
 

@@ -109,6 +109,26 @@ def test_runs_are_compared_best_first_and_drawn(run_there):
         assert image.size[0] > 300
 
 
+def test_an_evaluation_whose_loss_was_nan_is_compared(run_there):
+    record = {"step": 1, "epoch": 1, "split": "eval", "average": "raw"}
+    record.update({"top1": 0.5, "top2": 0.75, "loss": None})
+    Path("nan").mkdir()
+    Path("nan/metrics.jsonl").write_text(json.dumps(record) + "\n")
+    result = run_there("compare", "nan")
+    assert (result.code, result.err) == (0, "")
+    assert result.out.splitlines()[-1].split() == [
+        "nan",
+        "raw",
+        "50.00",
+        "%",
+        "nan",
+        "1",
+        "1",
+        "50.00",
+        "%",
+    ]
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "said"),
     [
