@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -108,7 +109,11 @@ def test_those_of_the_evaluation_count_in_its_figures_alone(run_tool):
     train(run_tool, PLAIN, "--eval", "-o", "epoch=2")
 
     def evaluate(transforms):
-        return run_tool("eval", "-c", "run.yml", "-o", f"EvalReader.transforms={transforms}").out
+        out = run_tool("eval", "-c", "run.yml", "-o", f"EvalReader.transforms={transforms}").out
+        # Without the lines of the log, which have the time in them.
+        figures = re.findall(r"^\w+ +top1 .*", out, re.M)
+        assert len(figures) == 2
+        return figures
 
     upright, turned = evaluate("[]"), evaluate("[{name: RandomVerticalFlip, prob: 1.0}]")
     assert upright != turned
