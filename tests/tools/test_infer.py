@@ -361,9 +361,10 @@ def test_a_bar_shows_how_far_it_is_where_that_takes_time(infer, pictures, monkey
     terminal = Terminal()
     clock = itertools.count(100.0, step=0.3)
     monkeypatch.setattr(time, "monotonic", lambda: next(clock))
-    monkeypatch.setattr(sys, "stdout", terminal)
+    monkeypatch.setattr(sys, "stderr", terminal)
     assert infer("--infer_dir", "pictures").code == 0
     shown = re.findall(r"pictures \[#*\.*\] +(\d+) %", terminal.getvalue())
     assert 2 <= len(shown) < NUM_PICTURES
     assert shown[-1] == "100"
-    assert terminal.getvalue().index("file ") > terminal.getvalue().rindex("\x1b[K")
+    # Wiped, so that the table stands on a clean line.
+    assert terminal.getvalue().endswith("\x1b[K")
