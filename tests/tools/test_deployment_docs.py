@@ -101,7 +101,7 @@ def test_every_block_is_of_a_kind_that_is_tested_here():
 
 
 def test_the_commands_lead_from_pictures_to_an_answer(clone, monkeypatch):
-    """All of them, in the order given, with one epoch in place of 8; then the Python blocks."""
+    """All of them, in the order given, with one epoch in place of 4; then the Python blocks."""
     train, evaluate, infer, export, serve, ask, *others = COMMANDS
     out = run(clone, f"{train} epoch=1")
     assert "pictures" in out
@@ -147,7 +147,7 @@ def test_the_files_and_keys_it_tells_of_are_there(clone):
     named = set(re.findall(r"^\| `([\w.]+)` \|", PAGE, re.M))
     assert {path.name for path in export.iterdir()} == named - {"model.onnx"}
     facts = yaml.safe_load((export / "infer_cfg.yml").read_text())
-    assert facts["input"]["shape"] == [-1, 3, 48, 48]
+    assert facts["input"]["shape"] == [-1, 3, 64, 64]
     predictions = json.loads((clone / "guesses/predictions.json").read_text())
     (example,) = (json.loads(text) for language, text in BLOCKS if language == "json")
     (wanted,) = example["predictions"]
