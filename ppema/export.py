@@ -34,8 +34,10 @@ _REMARKS = {
     "input.shape": "-1 is the number of pictures, any",
     "output": "logits, one a class; their softmax are the probabilities",
     "preprocess.dtype": "uint8: of a decoded picture (RGB, or grey), pixels of 0 to 255",
-    "preprocess.resize": "bilinear, to rows and columns, whatever the proportions",
-    "preprocess.mean": "a pixel x becomes (x - mean) / std",
+    "preprocess.decoded_shape": "channels, rows, columns; -1: the picture's own",
+    "preprocess.resize": "bilinear; stretch: whatever the proportions, crop: the middle, pad: all",
+    "preprocess.transforms": "of paddle.vision.transforms, then, in turn",
+    "preprocess.mean": "a pixel x becomes (x - mean) / std; floats stay as they are",
     "source.figures": "of these weights on the run's evaluation data",
     "check": "the exported model beside the trained one",
 }
@@ -87,7 +89,8 @@ def export_model(
         The comparison of each format, by its file's name.
 
     Raises:
-        ConfigError: the folder is taken, the model cannot be exported, or paddle2onnx is missing.
+        ConfigError: the folder is taken, the model cannot be exported, a transform is the user's
+            own, or paddle2onnx is missing.
         CheckpointError: the export does not give what the model gives; nothing is written.
         NonFiniteError: a weight is NaN or infinite.
         StorageError: the disk refused.
@@ -95,6 +98,7 @@ def export_model(
     # With a name and a parent, whatever was typed.
     folder = Path(os.path.abspath(folder))
     require_free(folder, overwrite)
+    _require_no_code(preprocess)
     if onnx:
         require_converter()
     require_finite(model.state_dict(), "export them")
@@ -117,6 +121,15 @@ def export_model(
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return checks
+
+
+def _require_no_code(preprocess: Preprocess) -> None:
+    if preprocess.own_transforms:
+        raise ConfigError(
+            f"EvalReader.transforms: {preprocess.own_transforms[0]} is code of your own, and an "
+            "export holds none; evaluate with transforms of Paddle's, or make the images in "
+            "your dataset"
+        )
 
 
 def require_free(folder: Path, overwrite: bool) -> None:

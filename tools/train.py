@@ -115,7 +115,7 @@ def train(config: Any, arguments: argparse.Namespace) -> None:
     place = builder.select_place(config)
     data = load_data(config, start, "data" in arguments.accept)
     if start is not None:
-        anew |= resume.changed_data(start.manifest["data"], data.facts())
+        anew |= resume.changed_data(start.manifest["data"], data.facts(config))
     signals = StopSignals()
     trainer = builder.make_trainer(config, data, start)
     line = ProgressLine("training")

@@ -115,7 +115,7 @@ def make_hooks(
         "config_values": config.values(),
         "seed": config.seed,
         "identity": identity(config),
-        "data": data.facts(),
+        "data": data.facts(config),
         "steps_per_epoch": run.steps_per_epoch,
     }
     snapshots = SnapshotHook(store.folder / SNAPSHOTS, snapshot_interval(config, run))

@@ -42,12 +42,15 @@ class RunData:
     train_dir: Optional[str]
     eval_dir: Optional[str]
 
-    def facts(self) -> dict[str, Any]:
-        """Return what the manifest says of the data, so that a resume takes the same."""
+    def facts(self, config: Config) -> dict[str, Any]:
+        """Return what the manifest says of the data, so that a resume takes the same.
+
+        And what pictures that come later are fed as: as `config` has the evaluation fed.
+        """
         return {
             "kind": self.eval.kind,
             "class_names": self.eval.class_names,
-            "preprocess": Preprocess.of(self.eval).to_dict(),
+            "preprocess": Preprocess.of(transformed(config, self.eval, "EvalReader")).to_dict(),
             "train": _facts_of(self.train, self.train_dir),
             "eval": _facts_of(self.eval, self.eval_dir),
         }
@@ -137,7 +140,7 @@ def make_transforms(config: Config, section: ReaderName) -> Optional[Transforms]
                 f"{named.path} ({named.name}) gives a {type(transform).__name__}, which cannot be "
                 "called with an image",
             )
-        steps.append(Step(named.path, named.name, transform))
+        steps.append(Step(named.path, named.name, transform, named.arguments))
     return Transforms(steps) if steps else None
 
 

@@ -11,14 +11,16 @@ import paddle
 
 from ..checkpoint import require_finite
 from ..config import Config
-from ..data import ArrayDataset, Dataset, Preprocess
+from ..data import ArrayDataset, Dataset, Preprocess, Transforms
+from ..data.samples import OWN_SIZE, read_sample
+from ..data.stored_transforms import describe_transforms, own_transforms
 from ..engine.weights import ALL, Weights, find_weights
 from ..errors import CheckpointError, ConfigError, DataError
 from ..ranking import names_of
 from .catalog import reason_of
 from .parts import make_model
 from .run import run_folder
-from .run_data import load_eval_data
+from .run_data import load_eval_data, make_transforms, transformed
 
 _TRIAL_IMAGES = 2
 # Of an export beside its model.
@@ -99,7 +101,7 @@ def check_images(config: Config, served: Served) -> tuple[Any, str, str]:
         if isinstance(dataset, ArrayDataset):
             images = list(dataset.images[chosen])
         else:
-            images = [dataset.read(index)[0] for index in chosen]
+            images = [read_sample(dataset.source, dataset.samples, index)[0] for index in chosen]
         return (
             np.stack([preprocess(image) for image in images]),
             "evaluation images",
@@ -107,7 +109,10 @@ def check_images(config: Config, served: Served) -> tuple[Any, str, str]:
         )
     except DataError as error:
         random = np.random.RandomState(0)
-        shape = (_CHECK_IMAGES, *preprocess.shape)
+        channels, *size = preprocess.decoded
+        # Of pictures with sizes of their own, one that the transforms leave as it is would do.
+        rows, columns = preprocess.shape[1:] if tuple(size) == OWN_SIZE else size
+        shape = (_CHECK_IMAGES, channels, rows, columns)
         is_bytes = preprocess.dtype == "uint8"
         noise = random.randint(0, 256, shape) if is_bytes else random.standard_normal(shape)
         images = [preprocess(image) for image in noise.astype(preprocess.dtype)]
@@ -132,12 +137,35 @@ def _data_facts(
     if "preprocess" not in saved:
         # Weights of no run, or of a run before ppema kept these facts.
         dataset: Dataset = load_eval_data(config, manifest)
-        return Preprocess.of(dataset), dataset.class_names
-    names = saved["class_names"]
+        return Preprocess.of(transformed(config, dataset, "EvalReader")), dataset.class_names
+    names, facts = saved["class_names"], saved["preprocess"]
     try:
-        return Preprocess.from_dict(saved["preprocess"]), None if names is None else tuple(names)
+        preprocess = Preprocess.from_dict(facts, _own_transforms(config, facts))
+        return preprocess, None if names is None else tuple(names)
     except ValueError as error:
         raise CheckpointError(f"the manifest of step {manifest['step']}: {error}") from None
+
+
+def _own_transforms(config: Config, facts: Any) -> Optional[Transforms]:
+    """Return the transforms of the config where those of a run are the user's own code.
+
+    A manifest may be a stranger's: what is imported is what the config says, and only that.
+
+    Raises:
+        ConfigError: the config has others than the run.
+    """
+    stored = facts.get("transforms") if isinstance(facts, Mapping) else None
+    names = own_transforms(stored)
+    if not names:
+        return None
+    transforms = make_transforms(config, "EvalReader")
+    if transforms is None or describe_transforms(transforms) != stored:
+        raise config.error(
+            "EvalReader",
+            f"EvalReader.transforms are not those of the run, among which is {names[0]}, which is "
+            "not Paddle's and only taken from the config; name the run's own config",
+        )
+    return transforms
 
 
 def _count_classes(config: Config, model: Any, preprocess: Preprocess) -> int:

@@ -229,7 +229,19 @@ class CheckpointStore:
         self._replaced = {newer for newer in self.steps() if newer > step}
 
     def put_back(self) -> None:
-        """Give a checkpoint its name again where the save that was to replace it was killed."""
+        """Give a checkpoint its name again where the save that was to replace it was killed.
+
+        Raises:
+            CheckpointError: a folder stands where `best_model` or `model_final` is to be.
+        """
+        for link in (BEST, FINAL):
+            path = self.folder / link
+            # Pruning spares what links name, and would not know what this is a copy of.
+            if path.is_dir() and not path.is_symlink():
+                raise CheckpointError(
+                    f"{path}: is a folder where a link belongs, as copying without links makes; "
+                    "the checkpoint itself is a step_ folder; delete this one"
+                )
         if self.folder.is_dir():
             for aside in self.folder.glob(f"{_ASIDE}*"):
                 target = self.folder / aside.name[len(_ASIDE) :]

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import DataError
+from .picture import ResizeMode
 
 Kind = Literal["mnist", "digits", "fashion_mnist", "cifar10", "cifar100", "image_folder", "user"]
 Mode = Literal["train", "test"]
@@ -32,6 +33,7 @@ class ArrayDataset:
         source: what the data is and where it was found, for people.
         kind: which data it is, for programs: a run is only resumed on its own kind.
         digest: `array_digest` of images and labels.
+        resize: how a picture came to the size of these, for pictures that come later.
 
     Raises:
         DataError: the parts do not fit each other.
@@ -45,6 +47,7 @@ class ArrayDataset:
     source: str
     kind: Kind
     digest: str
+    resize: ResizeMode = "stretch"
 
     def __post_init__(self) -> None:
         fault = self._find_fault()

@@ -162,6 +162,7 @@ def load_image_folder(request: ImageFolder) -> Union[ArrayDataset, SampleDataset
             source=source,
             kind=request.kind,
             digest=_digest_of_files(folder, paths, class_names, request, shape),
+            resize=request.resize,
         )
     logger.info("reading %s images into memory (%.1f MB)", f"{len(files):,}", num_bytes / 1e6)
     images, classes = _read_all(files, shape), np.array(labels, dtype=np.int64)
@@ -176,6 +177,7 @@ def load_image_folder(request: ImageFolder) -> Union[ArrayDataset, SampleDataset
         source=source,
         kind=request.kind,
         digest=digest.hexdigest(),
+        resize=request.resize,
     )
 
 

@@ -13,6 +13,7 @@ import numpy.typing as npt
 from ..errors import ConfigError, DataError
 from .dataset import Kind, PerChannel, scale_fault
 from .download import Downloader
+from .picture import ResizeMode
 from .seeding import kept_generators, seed_sample
 
 logger = logging.getLogger(__name__)
@@ -42,6 +43,7 @@ class SampleDataset:
         kind: which data it is, for programs: a run is only resumed on its own kind.
         digest: what is compared when a run goes on; weaker than one over all pixels, which
             would mean to read them all.
+        resize: how a picture came to its size, for pictures that come later.
         hint_on_sizes: what is said after an image of another size, on how to avoid it.
 
     Raises:
@@ -58,6 +60,7 @@ class SampleDataset:
     source: str
     kind: Kind
     digest: str
+    resize: ResizeMode = "stretch"
     hint_on_sizes: str = ""
 
     def __post_init__(self) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, Callable, NamedTuple, Optional, Sequence, Union
+from dataclasses import replace
+from typing import Any, Callable, Mapping, NamedTuple, Optional, Sequence, Union
 
 import numpy as np
 import numpy.typing as npt
@@ -11,7 +12,7 @@ from ..errors import DataError
 from .dataset import ArrayDataset, Scale, scale_fault
 from .paddle_transforms import adapted
 from .picture import MODES, is_picture, to_array, to_picture
-from .samples import SampleDataset, described, read_sample, reason_of
+from .samples import OWN_SIZE, SampleDataset, described, read_sample, reason_of
 from .seeding import kept_generators, seed_sample
 
 # Samples that are tried before training, spread over the data.
@@ -32,11 +33,12 @@ class TransformFault(DataError):
 
 
 class Step(NamedTuple):
-    """One transform: where the config names it, the name, and the object that is called."""
+    """One transform: where the config names it, the name, the object called, its arguments."""
 
     path: str
     name: str
     transform: Callable[[Any], Any]
+    arguments: Mapping[str, Any] = {}
 
 
 class Transforms:
@@ -50,7 +52,8 @@ class Transforms:
     """
 
     def __init__(self, steps: Sequence[Step]) -> None:
-        self._steps = [(step, adapted(step.transform)) for step in steps]
+        self.steps = tuple(steps)
+        self._calls = [(step, adapted(step.transform)) for step in steps]
 
     def __call__(self, image: npt.NDArray[np.uint8]) -> npt.NDArray[Any]:
         """Return uint8 or float32 [C, H, W].
@@ -63,7 +66,7 @@ class Transforms:
             ValueError: the image has neither 1 channel nor 3.
         """
         value = to_picture(image)
-        for step, call in self._steps:
+        for step, call in self._calls:
             try:
                 found = call(value)
             except KeyboardInterrupt:
@@ -83,13 +86,15 @@ class TransformedSamples:
     """Samples of a dataset, transformed.
 
     Args:
-        source: what errors call the data.
-        samples: `samples[index]` is an image and a label.
+        dataset: the images and labels.
         transforms: what is done to the image.
     """
 
-    def __init__(self, source: str, samples: Any, transforms: Transforms) -> None:
-        self._source, self._samples, self._transforms = source, samples, transforms
+    def __init__(self, dataset: Union[ArrayDataset, SampleDataset], transforms: Transforms) -> None:
+        self.dataset, self.transforms = dataset, transforms
+        self._samples = (
+            _ImagesInMemory(dataset) if isinstance(dataset, ArrayDataset) else dataset.samples
+        )
 
     def __getitem__(self, index: int) -> tuple[npt.NDArray[Any], int]:
         """Return image (uint8 or float32 [C, H, W]) and label.
@@ -97,14 +102,14 @@ class TransformedSamples:
         Raises:
             DataError: the sample cannot be read; TransformFault where a transform is at fault.
         """
-        image, label = read_sample(self._source, self._samples, index)
-        where = f"{self._source}: sample {index}"
+        image, label = read_sample(self.dataset.source, self._samples, index)
+        where = f"{self.dataset.source}: sample {index}"
         if image.dtype != np.uint8 or image.shape[0] not in MODES:
             raise DataError(
                 f"{where}: image is {described(image)}; transforms need uint8 of 1 channel or 3"
             )
         try:
-            return self._transforms(image), label
+            return self.transforms(image), label
         except TransformFault as fault:
             raise TransformFault(fault.path, f"{where}: {fault}") from None
 
@@ -129,8 +134,8 @@ def transform_samples(
         DataError: a sample cannot be read, their sizes differ, or `mean` and `std` do not fit;
             TransformFault where a transform is at fault.
     """
-    samples = _ImagesInMemory(dataset) if isinstance(dataset, ArrayDataset) else dataset.samples
-    transformed = TransformedSamples(dataset.source, samples, transforms)
+    tried = np.linspace(0, len(dataset) - 1, _NUM_TRIED).astype(int).tolist()
+    transformed = TransformedSamples(_with_its_sizes(dataset, tried), transforms)
     with kept_generators():
         seed_sample(0, 0, 0)
         image, _ = transformed[0]
@@ -153,12 +158,26 @@ def transform_samples(
             source=dataset.source,
             kind=dataset.kind,
             digest=dataset.digest,
+            resize=dataset.resize,
             hint_on_sizes=_SIZE_HINT.format(rows=image.shape[1], columns=image.shape[2]),
         )
-        for index in np.linspace(0, len(dataset) - 1, _NUM_TRIED).astype(int).tolist():
+        for index in tried:
             seed_sample(0, 0, index)
             result.read(index)
     return result
+
+
+def _with_its_sizes(
+    dataset: Union[ArrayDataset, SampleDataset], tried: Sequence[int]
+) -> Union[ArrayDataset, SampleDataset]:
+    """Return a user's data with OWN_SIZE as their size where the images tried are of several."""
+    if isinstance(dataset, ArrayDataset) or dataset.kind != "user":
+        return dataset
+    with kept_generators():
+        shapes = {read_sample(dataset.source, dataset.samples, index)[0].shape for index in tried}
+    if len(shapes) == 1:
+        return dataset
+    return replace(dataset, image_shape=(dataset.image_shape[0], *OWN_SIZE))
 
 
 def prepare_image(

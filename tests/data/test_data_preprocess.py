@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import random
+import sys
+import threading
 
 import numpy as np
 import paddle
@@ -17,8 +20,12 @@ from ppema.data import (
     ImageFolder,
     LoaderReader,
     Preprocess,
+    Step,
+    Transforms,
     image_folder,
     load_dataset,
+    paddle_transforms,
+    transform_samples,
 )
 from ppema.errors import DataError
 
@@ -33,17 +40,17 @@ SHAPES = {
 @pytest.fixture
 def pictures(tmp_path):
     """Return a folder of pictures of many kinds, one turned by its EXIF, one see-through."""
-    random = np.random.RandomState(0)
+    source = np.random.RandomState(0)
     for name in ("ant", "bee"):
         folder = tmp_path / "pictures" / name
         folder.mkdir(parents=True)
         for file, shape in SHAPES.items():
-            Image.fromarray(random.randint(0, 256, shape).astype(np.uint8)).save(folder / file)
-        turned = Image.fromarray(random.randint(0, 256, (12, 25, 3)).astype(np.uint8))
+            Image.fromarray(source.randint(0, 256, shape).astype(np.uint8)).save(folder / file)
+        turned = Image.fromarray(source.randint(0, 256, (12, 25, 3)).astype(np.uint8))
         exif = turned.getexif()
         exif[0x0112] = 6
         turned.save(folder / "turned.jpg", exif=exif)
-        see_through = random.randint(0, 256, (14, 8, 4)).astype(np.uint8)
+        see_through = source.randint(0, 256, (14, 8, 4)).astype(np.uint8)
         Image.fromarray(see_through, "RGBA").save(folder / "see_through.png")
     return tmp_path / "pictures"
 
@@ -84,6 +91,159 @@ def test_a_file_is_fed_as_evaluation_of_its_folder_feeds_it(
             assert made.tobytes() == image.tobytes(), file
 
 
+def of_paddle(*entries):
+    """Return transforms as a config makes them: name and arguments."""
+    return Transforms(
+        [
+            Step(f"EvalReader.transforms.{number}", name, paddle_transforms()[name](**given), given)
+            for number, (name, given) in enumerate(entries)
+        ]
+    )
+
+
+RESIZE = [("Resize", {"size": 18}), ("CenterCrop", {"size": [16, 14]})]
+NORMALIZE = ("Normalize", {"mean": [90.0, 120.0, 150.0], "std": [60.0, 50.0, 40.0]})
+SCALES = {"mean": (120.0, 110.0, 100.0), "std": (60.0, 61.0, 62.0)}
+# How a folder is read, and its transforms.
+JOINED = {
+    "crop": ({"image_size": (16, 24), "resize": "crop", **SCALES}, []),
+    "pad": ({"image_size": (16, 24), "resize": "pad", "channels": 1}, []),
+    "stretched, then cut": ({"image_size": 20}, [("CenterCrop", {"size": 16})]),
+    "padded, then cut": ({"image_size": 20, "resize": "pad"}, [("CenterCrop", {"size": 16})]),
+    "own size": (SCALES, RESIZE),
+    "own size, grey": ({"channels": 1, "mean": 99.0}, RESIZE),
+    "own size to floats": ({}, [*RESIZE, NORMALIZE]),
+    "own size to a tensor": (
+        {},
+        [*RESIZE, ("ToTensor", {}), ("Normalize", {"mean": 0.4, "std": 0.3})],
+    ),
+    "colours to grey": ({}, [*RESIZE, ("Grayscale", {"num_output_channels": 1})]),
+    "colours to three greys": (SCALES, [*RESIZE, ("Grayscale", {"num_output_channels": 3})]),
+    "grey to a tensor": ({"channels": 1}, [*RESIZE, ("ToTensor", {})]),
+    "a border": ({"image_size": 9}, [("Pad", {"padding": [1, 2, 3, 4], "fill": 7})]),
+    "upside down": ({"image_size": 9}, [("RandomVerticalFlip", {"prob": 1.0})]),
+}
+
+
+@pytest.mark.parametrize("is_small", [True, False])
+@pytest.mark.parametrize("how", JOINED)
+def test_a_file_is_fed_as_the_reader_of_the_evaluation_feeds_it(
+    pictures, how, is_small, monkeypatch
+):
+    if not is_small:
+        monkeypatch.setattr(image_folder, "MAX_BYTES_IN_MEMORY", 0)
+    request, entries = JOINED[how]
+    dataset = load_dataset(ImageFolder("test", str(pictures), **request), "error")
+    stretched = load_dataset(ImageFolder("test", str(pictures), (16, 24)), "error")
+    if entries:
+        dataset = transform_samples(dataset, of_paddle(*entries))
+    preprocess = round_trip(Preprocess.of(dataset))
+    fed, plain = read_all(dataset), read_all(stretched)
+    for image, other, file in zip(fed, plain, sorted(pictures.glob("*/*"))):
+        made = preprocess(file)
+        assert (made.dtype, made.shape) == (np.float32, image.shape)
+        assert made.tobytes() == image.tobytes() == preprocess(file.read_bytes()).tobytes(), file
+        # It is not what was done before there were other ways.
+        assert made.tobytes() != other.tobytes()
+
+
+def test_an_array_goes_through_the_transforms_too(tmp_path):
+    dataset = load_dataset(Digits("test"), "error")
+    cut = transform_samples(dataset, of_paddle(("CenterCrop", {"size": 20})))
+    preprocess = round_trip(Preprocess.of(cut))
+    np.save(tmp_path / "digit.npy", dataset.images[3])
+    for picture in (tmp_path / "digit.npy", dataset.images[3]):
+        assert preprocess(picture).tobytes() == read_all(cut)[3].tobytes()
+    with pytest.raises(DataError, match=r"this model takes uint8 \[1, 28, 28\]"):
+        preprocess(dataset.images[3][:, :20, :20])
+
+
+def test_a_user_s_images_of_several_sizes_are_not_stretched_to_the_first(tmp_path):
+    source = np.random.RandomState(0)
+    images = [source.randint(0, 256, (3, 20, n)).astype("uint8") for n in (25, 31)]
+    dataset = transform_samples(load_dataset(Samples(images), "error"), of_paddle(*RESIZE))
+    preprocess = round_trip(Preprocess.of(dataset))
+    Image.fromarray(np.moveaxis(images[1], 0, -1)).save(tmp_path / "second.png")
+    for picture in (tmp_path / "second.png", images[1]):
+        assert preprocess(picture).tobytes() == read_all(dataset)[1].tobytes()
+
+
+def test_a_picture_always_gets_the_same_random_numbers_and_leaves_those_of_the_process(pictures):
+    entries = [("RandomCrop", {"size": 16}), ("ColorJitter", {"brightness": 0.9})]
+    dataset = load_dataset(ImageFolder("test", str(pictures), 32), "error")
+    preprocess = round_trip(Preprocess.of(transform_samples(dataset, of_paddle(*entries))))
+    file = pictures / "ant/tall.jpg"
+    np.random.seed(3)
+    expected = np.random.RandomState(3).rand()
+    first = preprocess(file)
+    assert np.random.rand() == expected
+    # The process's own go on from one picture to the next.
+    for seed in (random.seed, np.random.seed, paddle.seed):
+        seed(4)
+    found = []
+    threads = [
+        threading.Thread(target=lambda: found.extend(preprocess(file) for _ in range(10)))
+        for _ in range(4)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(found) == 40
+    assert all((image == first).all() for image in found)
+
+
+def test_facts_of_before_there_were_transforms_are_read():
+    old = {"shape": [1, 28, 28], "dtype": "uint8", "resize": "stretch", "mean": 127.5, "std": 127.5}
+    assert Preprocess.from_dict(old).to_dict() == digits().to_dict()
+
+
+def joined():
+    """Return the facts of transforms."""
+    entry = {"name": "CenterCrop", "size": 20}
+    return {**digits().to_dict(), "shape": [1, 20, 20], "transforms": [entry]}
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"name": "strangers_code.Transform"}, "is strangers_code.Transform, a transform of some"),
+        ({"name": "os.system", "command": "true"}, "is os.system, a transform of somebody's own"),
+        ({"name": "Compose", "transforms": []}, "this Paddle has no transform 'Compose'"),
+        ({"name": "BaseTransform"}, "this Paddle has no transform 'BaseTransform'"),
+        ({"name": 3}, "must be a mapping with a name"),
+        ({"name": "CenterCrop"}, "missing a required argument: 'size'"),
+        ({"name": "CenterCrop", "size": 20, "sizes": 3}, "unexpected keyword argument 'sizes'"),
+        ({"name": "CenterCrop", "size": 20, "keys": ["image"]}, "takes no keys"),
+        ({"name": "CenterCrop", "size": {"rows": 20}}, "takes no size"),
+        ({"name": "ContrastTransform", "value": -1}, "non-negative"),
+    ],
+)
+def test_a_stranger_s_transforms_are_paddle_s_with_arguments_that_these_take(
+    change, said, tmp_path, monkeypatch
+):
+    (tmp_path / "strangers_code.py").write_text("class Transform:\n    pass\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(ValueError, match=r"transforms\.0") as error:
+        Preprocess.from_dict({**joined(), "transforms": [change]})
+    assert said in str(error.value)
+    assert "\n" not in str(error.value)
+    # Found on the path, and never looked at.
+    assert "strangers_code" not in sys.modules
+
+
+def test_transforms_that_make_another_shape_are_named(tmp_path):
+    image = np.zeros((1, 28, 28), np.uint8)
+    assert Preprocess.from_dict(joined())(image).shape == (1, 20, 20)
+    wrong = Preprocess.from_dict({**joined(), "shape": [1, 21, 21]})
+    with pytest.raises(DataError, match=r"upload: the transforms make \[1, 20, 20\] of \[1, 28"):
+        wrong(image, "upload")
+    crop = {"name": "RandomCrop", "size": 90}
+    failing = Preprocess.from_dict({**joined(), "transforms": [crop]})
+    with pytest.raises(DataError, match=r"upload: transforms.0 \(RandomCrop\) on a picture of 28x"):
+        failing(image, "upload")
+
+
 def test_a_digit_saved_as_a_picture_is_fed_as_the_digit(tmp_path):
     dataset = load_dataset(Digits("test"), "error")
     preprocess = round_trip(Preprocess.of(dataset))
@@ -117,9 +277,9 @@ class Samples(paddle.io.Dataset):
 
 
 def test_arrays_of_a_user_s_dataset_are_fed_as_they_are_or_scaled_where_they_are_bytes():
-    random = np.random.RandomState(0)
+    source = np.random.RandomState(0)
     for dtype in ("uint8", "float32"):
-        images = (200 * random.rand(3, 2, 5, 4)).astype(dtype)
+        images = (200 * source.rand(3, 2, 5, 4)).astype(dtype)
         dataset = load_dataset(Samples(images), "error")
         preprocess = round_trip(Preprocess.of(dataset))
         assert not preprocess.takes_pictures
@@ -180,11 +340,18 @@ def test_an_array_of_another_kind_is_refused():
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"shape": [1, 28]}, "shape must be channels, rows and columns"),
+        ({"shape": [1, 28]}, "shape must be three whole numbers"),
+        ({"shape": [1, 28, True]}, "shape must be three whole numbers"),
         ({"shape": "any"}, "shape must be three whole numbers"),
         ({"shape": [0, 28, 28]}, "shape must be"),
         ({"dtype": "int64"}, "dtype must be uint8 or float32"),
-        ({"resize": "crop"}, "resize must be stretch"),
+        ({"resize": "zoom"}, "resize must be stretch, crop, pad"),
+        ({"resize": ["crop"]}, "resize must be stretch, crop, pad"),
+        ({"decoded_shape": [1, 20, 20]}, "no transforms make the one of the other"),
+        ({"decoded_shape": [1, 28]}, "decoded_shape must be three whole numbers"),
+        ({"decoded_shape": [1, -1, 28]}, r"decoded_shape must be channels, rows and columns \(or"),
+        ({"transforms": {}}, "transforms must be a list of one or more"),
+        ({"transforms": [{"name": "ToTensor"}], "dtype": "float32"}, "transforms need uint8 of"),
         ({"std": 0.0}, "std above 0"),
         ({"mean": "127"}, "mean must be a number"),
         ({"mean": [1.0, 2.0]}, "for 1 channels"),

@@ -240,6 +240,24 @@ def test_another_class_on_resume_gives_its_line_and_3(refuse, run_folder, overri
     assert line == f"the checkpoint was {message}"
 
 
+@pytest.mark.parametrize("flags", [("-r", "auto"), ("--overwrite",)])
+def test_a_run_that_was_copied_without_its_links_is_told_what_to_delete(
+    refuse, run_tool, run_folder, flags
+):
+    copy = FOLDER / "best_model"
+    found = copy.resolve()
+    copy.unlink()
+    shutil.copytree(found, copy)
+    line = refuse(3, *COMMAND, *flags, *keys("epoch=2"))
+    assert line == (
+        f"{copy}: is a folder where a link belongs, as copying without links makes; the "
+        "checkpoint itself is a step_ folder; delete this one"
+    )
+    shutil.rmtree(copy)
+    assert run_tool(*COMMAND, *flags, *keys("epoch=2")).code == 0
+    assert copy.is_symlink()
+
+
 # What stands in the way of writing.
 
 

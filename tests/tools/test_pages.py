@@ -119,23 +119,6 @@ def test_the_changed_import_is_one_line_and_what_it_imports_is_there(old, module
 
 
 @pytest.mark.parametrize("page", NAMES)
-def test_what_it_links_to_is_there(page):
-    for target in re.findall(r"\]\((?!https?:)([^)]+)\)", PAGES[page]):
-        path, _, anchor = target.partition("#")
-        file = REPOSITORY / "docs" / path if path else REPOSITORY / f"docs/{page}.md"
-        assert file.resolve().exists(), target
-        if anchor:
-            assert anchor in anchors(file.read_text(encoding="utf-8")), target
-
-
-def anchors(text):
-    """Return the anchors of a page: those written, and those that GitHub makes of headings."""
-    headings = re.findall(r"^#+ (.+)$", text, re.M)
-    made = {re.sub(r"[^\w\- ]", "", h.lower()).replace(" ", "-") for h in headings}
-    return made | set(re.findall(r'<a (?:name|id)="([\w-]+)">', text))
-
-
-@pytest.mark.parametrize("page", NAMES)
 def test_the_files_it_names_are_there(page):
     for path in re.findall(r"`((?:tests|tools|configs|examples|docs)/[\w/.]+)`", PAGES[page]):
         assert (REPOSITORY / path).exists(), path

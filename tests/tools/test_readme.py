@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
-import signal
 import subprocess
 import sys
-import time
 import urllib.request
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import paddle
 import pytest
 from in_process import REPOSITORY, run_in
+from PIL import Image
 from small_mnist import write_mnist
+
+from ppema.data.digits import load_digits
 
 README = (REPOSITORY / "README.md").read_text()
 BLOCKS = re.findall(r"```(\w+)\n(.*?)```", README, re.S)
@@ -26,11 +29,14 @@ INSTALL = re.compile(r"^python3 -m venv \.venv && \.venv/bin/pip install -e \S+ 
 
 @pytest.fixture(scope="module")
 def clone(tmp_path_factory):
-    """Return a folder with the clone's tools and configs, and an environment without MNIST."""
+    """Return a folder with the clone's tools and configs, and some digits; there is no MNIST."""
     folder = tmp_path_factory.mktemp("clone")
-    for name in ("tools", "configs"):
+    for name in ("tools", "configs", "examples"):
         (folder / name).symlink_to(REPOSITORY / name)
     write_mnist(folder / "mnist")
+    (folder / "pictures").mkdir()
+    for number, image in enumerate(load_digits("test").images[:3]):
+        Image.fromarray(image[0]).save(folder / f"pictures/{number}.png")
     return folder
 
 
@@ -63,11 +69,43 @@ def test_each_command_works_as_typed_in_the_order_given(clone, capfd):
     assert "digits" in first.stdout
     run_python_that_loads_the_average(clone)
     for command in commands[1:]:
-        if command.endswith("-m pytest") or "visualdl" in command:
+        if command.endswith("-m pytest") or "dashboard.py" in command:
+            continue
+        if "serve.py" in command:
+            check_server(clone, command)
             continue
         interpreter, script, *arguments = command.split()
         assert (interpreter, (clone / script).is_file()) == (".venv/bin/python", True), command
         run_in(clone, Path(script).stem, *arguments)
+
+
+@contextmanager
+def started(folder, command):
+    """Start a server as typed; give the address that it prints. It is killed at the end."""
+    with subprocess.Popen(
+        command.replace(".venv/bin/python", sys.executable).split(),
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    ) as server:
+        try:
+            line = next(line for line in server.stdout if line.startswith("http"))
+            yield line.split()[0]
+        finally:
+            server.kill()
+
+
+def check_server(folder, command):
+    """Run the server on a port that is free, and ask it of a picture that `infer.py` named."""
+    assert command.endswith(" 8080")
+    predictions = json.loads((folder / "output/lenet_mnist/infer/predictions.json").read_text())
+    picture = predictions["predictions"][0]
+    content = (folder / picture["file"]).read_bytes()
+    with started(folder, f"{command[:-5]} 0") as address:
+        answer = json.loads(urllib.request.urlopen(address, data=content, timeout=30).read())
+    assert [name for name, _ in answer] == [guess["name"] for guess in picture["classes"]]
 
 
 def run_python_that_loads_the_average(folder):
@@ -129,32 +167,13 @@ def test_fit_works_as_written(tmp_path, monkeypatch):
     assert network.set_state_dict(served) == ([], [])
 
 
-def test_the_dashboard_answers(clone, tmp_path):
-    (command,) = (command for command in COMMANDS if "visualdl" in command)
-    visualdl = os.path.join(os.path.dirname(sys.executable), "visualdl")
-    arguments = command.replace(".venv/bin/visualdl", visualdl).split()
-    port = 20_000 + os.getpid() % 20_000
+def test_the_dashboard_answers(tmp_path):
+    (command,) = (command for command in COMMANDS if "dashboard.py" in command)
+    (tmp_path / "tools").symlink_to(REPOSITORY / "tools")
     (tmp_path / "output").mkdir()
-    server = subprocess.Popen(
-        [*arguments, "--port", str(port)],
-        cwd=tmp_path,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
-    try:
-        assert wait_for_page(f"http://127.0.0.1:{port}/app/index") == 200
-    finally:
-        os.killpg(server.pid, signal.SIGKILL)
-        server.wait()
-
-
-def wait_for_page(url):
-    request = urllib.request.Request(url, headers={"Accept-Language": "en"})
-    for _ in range(100):
-        try:
-            with urllib.request.urlopen(request, timeout=10) as answer:
-                return answer.status
-        except OSError:
-            time.sleep(0.3)
-    return None
+    port = 20_000 + os.getpid() % 20_000
+    with started(tmp_path, f"{command} --port {port}") as address:
+        assert address == f"http://127.0.0.1:{port}/app/index"
+        # Its port is bound before it says where it is.
+        with urllib.request.urlopen(address, timeout=60) as answer:
+            assert answer.status == 200
