@@ -134,14 +134,19 @@ def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(
     [
         ("empty", "is damaged"),
         ("truncated", "is damaged"),
-        ("flipped", "checksum differs"),
+        ("edited", "checksum differs"),
         ("missing", "No such file or directory"),
     ],
 )
 def test_a_checkpoint_with_a_damaged_manifest_is_passed_over(run_tool, run_folder, way, message):
     wanted = final_bits()
     manifest = STEP_2 / "manifest.json"
-    manifest.unlink() if way == "missing" else damage(manifest, way)
+    if way == "missing":
+        manifest.unlink()
+    elif way == "edited":
+        manifest.write_text(manifest.read_text().replace('"seed": 0', '"seed": 1'))
+    else:
+        damage(manifest, way)
     result = run_tool(*AUTO, *keys())
     assert (result.code, result.err) == (0, "")
     assert f"WARNING: {manifest}: {message}; using {STEP_1.name}\n" in result.out
