@@ -12,7 +12,7 @@ from typing import Any, Iterator, Optional, Sequence
 
 from benchmarks.remote import Remote, RemoteError
 
-from ppema.console import PlainParser, log_to, run_tool, say
+from ppema.console import PlainParser, import_paddle, log_to, run_tool, say
 from ppema.errors import ConfigError
 
 # What each measures; the module of the same name in benchmarks/subjects does it.
@@ -51,7 +51,8 @@ def main(argv: Sequence[str]) -> int:
             raise ConfigError(f"{path}: its folder does not exist")
     # A subject's own log would stand between the tables.
     log_to(logging.NullHandler())
-    # Imported once the arguments are right: Paddle takes a second.
+    # Once the arguments are right: it takes a second.
+    import_paddle()
     from benchmarks import machine, report
     from benchmarks.picture import draw
     from benchmarks.settings import Settings
