@@ -124,6 +124,8 @@ def train(config: Any, arguments: argparse.Namespace) -> None:
     )
     builder.try_one_batch(config, trainer, data)
     if start is not None:
+        if builder.is_schedule_other(config, trainer, start):
+            anew.add("schedule")
         restore(trainer, start, is_own=resume.is_of(start, store), anew=anew)
     resume.prepare_folder(store, start, is_done=False)
     log_file.open(store.folder / LOG)
