@@ -43,7 +43,7 @@ ALLOWED = {
     "hapi": {"errors", "averaging", "checkpoint"},
     "integrations": {"averaging"},
     "ranking": {"errors"},
-    "annotate": {"checkpoint", "ranking"},
+    "annotate": {"checkpoint", "data", "ranking"},
     "onnx_file": {"errors"},
     "predictor": {"errors", "checkpoint", "config", "data", "ranking"},
     "export": {
