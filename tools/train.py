@@ -133,7 +133,7 @@ def train(config: Any, arguments: argparse.Namespace) -> None:
 
 
 def put_back(config: Any, trainer: Any, start: Any, is_own: bool, anew: set[str]) -> None:
-    """Put the run back to where its checkpoint has it; a schedule that moved begins, at this step."""
+    """Put the run back to where its checkpoint is; a schedule that moved begins, at this step."""
     from ppema import builder
     from ppema.engine.run_state import restore
 
