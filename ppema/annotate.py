@@ -13,6 +13,7 @@ from typing import Any, NamedTuple, Sequence
 import numpy as np
 
 from .checkpoint.files import replace_file
+from .data.picture import upright
 from .ranking import Guess
 
 # Of the picture within an annotated one, in pixels: smaller ones are enlarged to the first.
@@ -36,23 +37,20 @@ class Annotated(NamedTuple):
 def open_picture(path: Path, array: Any = None) -> Any:
     """Return a picture for people, upright, in colour, of a size that a screen can show.
 
+    Where it is see-through, what is behind is shown, as the model is fed it.
+
     Args:
         path: of an image file that was read before.
         array: [C, H, W] in place of a file; its lowest value becomes black, its highest white.
     """
-    from PIL import Image, ImageOps
+    from PIL import Image
 
     if array is not None:
         return _enlarge(Image.fromarray(_as_pixels(np.asarray(array))).convert("RGB"))
     with Image.open(path) as image:
         # Before it is decoded, where the format can: a photograph has a hundred times the pixels.
         image.draft("RGB", (_LARGEST_SIDE, _LARGEST_SIDE))
-        upright = ImageOps.exif_transpose(image)
-        if "transparency" in upright.info or upright.mode.endswith("A"):
-            upright = upright.convert("RGBA")
-            white = Image.new("RGBA", upright.size, "white")
-            upright = Image.alpha_composite(white, upright)
-        return _enlarge(upright.convert("RGB"))
+        return _enlarge(upright(image, "RGB"))
 
 
 def annotate(annotated: Annotated) -> Any:

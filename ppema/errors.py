@@ -55,3 +55,10 @@ class StoppedError(PpemaError):
     def __init__(self, message: str, signal_number: int) -> None:
         super().__init__(message)
         self.exit_code = 128 + int(signal_number)
+
+
+def telling_line(error: BaseException) -> str:
+    """Return the line of an error that says why: Paddle's come with a page of C++ calls."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    telling = [line for line in lines if "Error: " in line or line.startswith("(")]
+    return (telling or lines or [type(error).__name__])[0][:300]

@@ -20,9 +20,9 @@ from .checkpoint import require_finite
 from .checkpoint.files import make_folder, reason, replace_file, sha256_of, sync_folder
 from .config.render import render_tree
 from .data import Preprocess
-from .errors import CheckpointError, ConfigError, StorageError
+from .errors import CheckpointError, ConfigError, StorageError, telling_line
 from .onnx_file import require_converter, run_onnx, write_onnx
-from .predictor import DESCRIPTION, FORMAT, MODEL, PARAMETERS, Predictor, Program, first_line
+from .predictor import DESCRIPTION, FORMAT, MODEL, PARAMETERS, Predictor, Program
 
 __all__ = ["Check", "Predictor", "export_model", "require_free"]
 
@@ -165,7 +165,7 @@ def _trace(
     # The forward of a user's own model may hold what no program can be made of.
     except Exception as error:
         raise ConfigError(
-            f"the model ({type(model).__name__}) cannot be exported: {first_line(error)}"
+            f"the model ({type(model).__name__}) cannot be exported: {telling_line(error)}"
         ) from error
     finally:
         for layer, was_training in modes:
@@ -185,7 +185,7 @@ def _run_program(folder: Path, images: npt.NDArray[np.float32]) -> npt.NDArray[n
         # Of a model that was written for batches of one size.
         except RuntimeError as error:
             raise CheckpointError(
-                f"the exported model does not take {len(part)} images: {first_line(error)}"
+                f"the exported model does not take {len(part)} images: {telling_line(error)}"
             ) from None
     return np.concatenate(outputs)
 

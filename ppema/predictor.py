@@ -14,7 +14,7 @@ from .config.convert import plain
 from .config.strict_yaml import read_yaml
 from .data import Preprocess
 from .data.preprocess import Picture
-from .errors import CheckpointError, ConfigError
+from .errors import CheckpointError, ConfigError, telling_line
 from .ranking import rank_classes
 
 MODEL, PARAMETERS, DESCRIPTION = "model.json", "model.pdiparams", "infer_cfg.yml"
@@ -96,7 +96,7 @@ class Program:
         # Paddle's own, with a page of C++ calls.
         except (RuntimeError, ValueError) as error:
             raise CheckpointError(
-                f"{folder}: Paddle cannot load it ({first_line(error)})"
+                f"{folder}: Paddle cannot load it ({telling_line(error)})"
             ) from None
         self._input = self._predictor.get_input_handle(self._predictor.get_input_names()[0])
         self._output = self._predictor.get_output_handle(self._predictor.get_output_names()[0])
@@ -141,10 +141,3 @@ def read_description(folder: Path) -> dict[str, Any]:
         if not is_same:
             raise CheckpointError(f"{folder / name}: checksum differs from {DESCRIPTION}")
     return facts
-
-
-def first_line(error: BaseException) -> str:
-    """Return the line of an error that says why: Paddle's come with a page of C++ calls."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    telling = [line for line in lines if "Error: " in line]
-    return (telling or lines or [type(error).__name__])[0][:300]

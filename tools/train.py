@@ -95,7 +95,6 @@ def train(config: Any, arguments: argparse.Namespace) -> None:
     from ppema.engine import resume
     from ppema.engine.run_facts import require_continued_facts
     from ppema.engine.run_folder import CONFIG, LOG, LateLogFile
-    from ppema.engine.run_state import restore
     from ppema.progress import ProgressLine
     from ppema.stop_signals import StopSignals
 
@@ -124,13 +123,23 @@ def train(config: Any, arguments: argparse.Namespace) -> None:
     )
     builder.try_one_batch(config, trainer, data)
     if start is not None:
-        restore(trainer, start, is_own=resume.is_of(start, store), anew=anew)
+        put_back(config, trainer, start, resume.is_of(start, store), anew)
     resume.prepare_folder(store, start, is_done=False)
     log_file.open(store.folder / LOG)
     replace_file(store.folder / CONFIG, config.dump().encode())
     builder.describe_run(config, trainer, data, place, start)
     with signals:
         trainer.train()
+
+
+def put_back(config: Any, trainer: Any, start: Any, is_own: bool, anew: set[str]) -> None:
+    """Put the run back to where its checkpoint is; a schedule that moved begins, at this step."""
+    from ppema import builder
+    from ppema.engine.run_state import restore
+
+    if builder.is_schedule_other(config, trainer, start):
+        anew = {*anew, "schedule"}
+    restore(trainer, start, is_own=is_own, anew=anew)
 
 
 def load_data(config: Any, start: Any, accepts_others: bool) -> Any:

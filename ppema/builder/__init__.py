@@ -4,7 +4,7 @@ from .after_run import make_candidates, posthoc_targets
 from .catalog import CATALOG, read_config
 from .parts import check, identity, make_loss, make_model, select_place
 from .plots import NUM_MISTAKES, chosen, plot_evaluation, plots_folder
-from .run import describe_run, make_hooks, make_trainer, run_folder
+from .run import describe_run, is_schedule_other, make_hooks, make_trainer, run_folder
 from .run_data import RunData, load_data, load_eval_data, make_eval_reader, note_on, note_on_run
 from .served import Served, check_images, load_served
 from .trial import try_one_batch
@@ -19,6 +19,7 @@ __all__ = [
     "chosen",
     "describe_run",
     "identity",
+    "is_schedule_other",
     "load_data",
     "load_eval_data",
     "load_served",

@@ -9,7 +9,7 @@ import paddle
 from ..averaging import AVERAGES, ArgumentError, WeightAverage
 from ..config import Choices, Config, Named, load_config
 from ..data import DATASETS, paddle_transforms
-from ..errors import ConfigError
+from ..errors import ConfigError, telling_line
 from ..models import MODEL_HINTS, MODELS
 from ..optim import (
     GIVEN_TO_OPTIMIZERS,
@@ -82,7 +82,7 @@ def construct(config: Config, named: Named, *given: Any, **given_by_name: Any) -
         raise argument_error(config, named, error) from None
     # A class of Paddle's or the user's says what is wrong with its arguments in its own way.
     except Exception as error:
-        reason = reason_of(error)
+        reason = telling_line(error)
         # Where the reason names an argument, the line is that argument's.
         argument = next((key for key in named.arguments if key in reason), "")
         text = f"{named.path} ({named.name}): {reason}"
@@ -92,10 +92,3 @@ def construct(config: Config, named: Named, *given: Any, **given_by_name: Any) -
 def argument_error(config: Config, named: Named, error: ArgumentError) -> ConfigError:
     """Return the error about an argument of a section, with its line."""
     return config.error(f"{named.path}.{error.argument}", f"{named.path}.{error}")
-
-
-def reason_of(error: BaseException) -> str:
-    """Return the line of an error that says why: Paddle's come with a page of C++ calls."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    telling = [line for line in lines if "Error: " in line or line.startswith("(")]
-    return (telling or lines or ["refused"])[0][:300]

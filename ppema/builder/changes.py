@@ -36,11 +36,25 @@ def moved_horizons(config: Config, manifest: Mapping[str, Any], run: RunLength) 
         _moved("posthoc_every", before["posthoc_every"], config.posthoc_every, old_run, run),
     ]
     for named, old in _continued_sections(config, before):
-        for key, value in named.arguments.items():
-            lines.append(_moved(f"{named.path}.{key}", old.get(key), value, old_run, run))
+        for path, was, value in _texts_and_numbers(named, old):
+            lines.append(_moved(path, was, value, old_run, run))
         if named.arguments.get("decay_batch_size") == old.get("decay_batch_size"):
             lines.append(_moved_decay(named, old, old_run, run))
     return [line for line in lines if line is not None]
+
+
+def _texts_and_numbers(named: Named, old: Mapping[str, Any]) -> Iterator[tuple[str, Any, Any]]:
+    """Yield path, old and new value of each argument, of lists each item, with the defaults."""
+    parameters = inspect.signature(named.cls).parameters.values()
+    # Such as "1 epoch"; other defaults are the same steps in any run.
+    texts = {p.name: p.default for p in parameters if isinstance(p.default, str)}
+    for key, value in {**texts, **named.arguments}.items():
+        path, was = f"{named.path}.{key}", old.get(key, texts.get(key))
+        if isinstance(value, list) and isinstance(was, list):
+            for index, (was_item, item) in enumerate(zip(was, value)):
+                yield f"{path}.{index}", was_item, item
+        else:
+            yield path, was, value
 
 
 def _continued_sections(

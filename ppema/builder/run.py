@@ -147,6 +147,20 @@ def view_options(config: Config, data: RunData) -> ViewOptions:
     return ViewOptions(tuple(data.eval.class_names or ()), pixel_scale(data.eval), hyperparameters)
 
 
+def is_schedule_other(config: Config, trainer: Trainer, start: Checkpoint) -> bool:
+    """Tell whether values or durations of the schedule are others than those `start` was made with.
+
+    Its state, in which some of Paddle's have the last rate alone, is then that of other rates. One
+    that goes by the losses it was told has nothing but its state.
+    """
+    if getattr(trainer.lr_scheduler, "takes_loss", False):
+        return False
+    run = run_length(config, trainer.steps_per_epoch)
+    changed = changed_values(config, start.manifest)
+    said = [*changed, *moved_horizons(config, start.manifest, run)]
+    return any(text.startswith("LearningRate.") for text in said)
+
+
 def describe_run(
     config: Config, trainer: Trainer, data: RunData, place: str, start: Optional[Checkpoint]
 ) -> None:

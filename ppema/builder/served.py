@@ -15,9 +15,8 @@ from ..data import ArrayDataset, Dataset, Preprocess, Transforms
 from ..data.samples import OWN_SIZE, read_sample
 from ..data.stored_transforms import describe_transforms, own_transforms
 from ..engine.weights import ALL, Weights, find_weights
-from ..errors import CheckpointError, ConfigError, DataError
+from ..errors import CheckpointError, ConfigError, DataError, telling_line
 from ..ranking import names_of
-from .catalog import reason_of
 from .parts import make_model
 from .run import run_folder
 from .run_data import load_eval_data, make_transforms, transformed
@@ -180,7 +179,9 @@ def _count_classes(config: Config, model: Any, preprocess: Preprocess) -> int:
             logits = model(paddle.zeros(shape))
     # The model may be the user's own and fail in any way.
     except Exception as error:
-        raise config.error("Model", f"Model ({config.Model.name}): {reason_of(error)}") from error
+        raise config.error(
+            "Model", f"Model ({config.Model.name}): {telling_line(error)}"
+        ) from error
     found = list(getattr(logits, "shape", []))
     if len(found) != 2 or found[0] != _TRIAL_IMAGES:
         raise config.error(

@@ -11,7 +11,7 @@ from ..config import Config
 from ..data import Dataset
 from ..data.seeding import kept_generators
 from ..engine.trainer import Trainer
-from .catalog import reason_of
+from ..errors import telling_line
 from .images import no_empty_outputs, said_of_images, what_fits
 from .run_data import RunData, make_trial_reader, transformed
 
@@ -87,7 +87,7 @@ def _run_model(config: Config, model: Any, image: Any, part: str) -> Any:
     except Exception as error:
         key, reason = what_fits(config.Model, model, image)
         images = said_of_images(config, part, image.shape[1:])
-        text = f"Model ({config.Model.name}): {reason or reason_of(error)}; {images}"
+        text = f"Model ({config.Model.name}): {reason or telling_line(error)}; {images}"
         raise config.error(f"Model.{key}", text) from error
 
 
@@ -96,7 +96,7 @@ def _attempt(config: Config, path: str, name: str, call: Callable[[], Any]) -> A
         return call()
     # Whatever a class of Paddle's or the user's raises, it does not fit the data.
     except Exception as error:
-        raise config.error(path, f"{path} ({name}): {reason_of(error)}") from error
+        raise config.error(path, f"{path} ({name}): {telling_line(error)}") from error
 
 
 def _shape_of(value: Any) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import sys
 from dataclasses import dataclass, field
 from typing import Any, Callable, Mapping, Optional
 
@@ -166,13 +167,27 @@ def _find_class(name: str, choices: Choices, path: str, origin: Origin) -> Calla
     # The module is the user's own and may fail in any way.
     except (Exception, SystemExit) as error:
         reason = shorten((str(error).strip() or type(error).__name__).splitlines()[0])
-        raise ConfigError(f"{origin}: {path}.name: cannot import {quote(name)}: {reason}") from None
+        near = _near_names(module_name, attribute)
+        text = f"{path}.name: cannot import {quote(name)}: {reason}{near}"
+        raise ConfigError(f"{origin}: {text}") from None
     if not callable(found):
         raise ConfigError(f"{origin}: {path}.name: {quote(name)} is not a class")
     if choices.base is not None and not _derives(found, choices.base):
         base = f"{choices.base.__module__}.{choices.base.__qualname__}"
         raise ConfigError(f"{origin}: {path}.name: {quote(name)} is not derived from {base}")
     return found  # type: ignore[no-any-return]
+
+
+def _near_names(module_name: str, attribute: str) -> str:
+    """Return which of a module's own names may be meant; empty where it could not be imported."""
+    # Python takes out what failed on the way.
+    own = vars(sys.modules[module_name]) if module_name in sys.modules else {}
+    names = [
+        name
+        for name, value in own.items()
+        if callable(value) and getattr(value, "__module__", None) == module_name
+    ]
+    return suggest(attribute, names)
 
 
 def _derives(found: Any, base: type) -> bool:

@@ -14,6 +14,7 @@ from typing import Any, Iterator, Optional, Union
 import yaml
 
 from ..errors import ConfigError
+from ..nearby import near_path
 
 MAX_BYTES = 1 << 20
 MAX_DEPTH = 20
@@ -97,7 +98,9 @@ def read_yaml(path: str) -> Mapping:
     # A name with NUL in it is a ValueError.
     except (OSError, ValueError) as error:
         why = getattr(error, "strerror", None) or error
-        raise ConfigError(f"{path if path.isprintable() else ascii(path)[1:-1]}: {why}") from None
+        near = near_path(path) if isinstance(error, FileNotFoundError) else ""
+        shown = path if path.isprintable() else ascii(path)[1:-1]
+        raise ConfigError(f"{shown}: {why}{near}") from None
     if len(content) > MAX_BYTES:
         raise ConfigError(f"{path}: config is larger than 1 MiB")
     try:

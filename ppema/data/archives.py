@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 import urllib.parse
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import ClassVar, Literal, Optional, Sequence
 
 from ..errors import ConfigError, DataError, StorageError
+from ..nearby import near_path
 from ..progress import ProgressLine
 from .dataset import Kind
 from .download import Downloader, MirrorsFailedError
@@ -75,7 +75,9 @@ def open_folder(dataset_dir: str) -> Path:
     if os.path.isfile(folder):
         raise DataError(f"dataset_dir {folder}: is a file; name the folder that it is in")
     if not os.path.isdir(folder):
-        raise DataError(f"dataset_dir {folder}: no such folder{_near(folder)}")
+        raise DataError(
+            f"dataset_dir {folder}: no such folder{near_path(folder, only_folders=True)}"
+        )
     return folder
 
 
@@ -147,25 +149,6 @@ def fetch(
 def in_words(archives: Sequence[Archive]) -> str:
     """Return the names of archives as the mirrors serve them."""
     return " and ".join(f"{archive.name}.gz" for archive in archives)
-
-
-def _near(folder: Path) -> str:
-    """Return `; did you mean images?`, where a folder of a similar name lies in that place."""
-    missing = folder
-    while not os.path.isdir(missing.parent) and missing.parent != missing:
-        missing = missing.parent
-    try:
-        with os.scandir(missing.parent) as entries:
-            names = [entry.name for entry in entries if entry.is_dir()]
-    except OSError:
-        return ""
-    by_lower = {name.lower(): name for name in names}
-    near = difflib.get_close_matches(missing.name.lower(), by_lower, 1)
-    if not near:
-        return ""
-    found = missing.parent / by_lower[near[0]]
-    whole = found / folder.relative_to(missing)
-    return f"; did you mean {whole if os.path.isdir(whole) else found}?"
 
 
 def _is_web_address(address: str) -> bool:

@@ -201,7 +201,9 @@ def _find_images(
             images = _part(images, request, label)
         paths += images
         labels += [label] * len(images)
-    _tell_of(others, folder)
+    _tell_of(others, folder, "files that are no images")
+    beside = [Path(e.path) for e in os.scandir(folder) if e.is_file() and _is_image(e.name)]
+    _tell_of(sorted(beside), folder, "images beside the classes' folders")
     return class_names, paths, labels
 
 
@@ -259,18 +261,13 @@ def _part(images: list[Path], request: ImageFolder, label: int) -> list[Path]:
     return [images[index] for index in sorted(chosen)]
 
 
-def _tell_of(others: list[Path], folder: Path) -> None:
+def _tell_of(others: list[Path], folder: Path, what: str) -> None:
     if not others:
         return
-    names = [name for name, _ in Counter(path.name for path in others).most_common(_NUM_NAMED)]
-    more = ", …" if len({path.name for path in others}) > _NUM_NAMED else ""
-    logger.warning(
-        "%s: %d files that are no images are left out (%s%s)",
-        folder,
-        len(others),
-        ", ".join(names),
-        more,
-    )
+    counts = Counter(path.name for path in others)
+    shown = ", ".join(name for name, _ in counts.most_common(_NUM_NAMED))
+    more = ", …" if len(counts) > _NUM_NAMED else ""
+    logger.warning("%s: %d %s are left out (%s%s)", folder, len(others), what, shown, more)
 
 
 def _read_all(files: ImageFiles, shape: tuple[int, ...]) -> npt.NDArray[np.uint8]:

@@ -37,23 +37,33 @@ def read_image(
     Raises:
         DataError: the file cannot be read, is damaged, or is no 8-bit image; names it.
     """
-    from PIL import Image, ImageOps
+    from PIL import Image
 
     try:
         with Image.open(path, formats=_FORMATS) as image:
             # A conversion would cut wider pixels off at 255, not scale them.
             if image.mode[0] in "IF":
                 raise DataError(f"{path}: has more than 8 bits a channel; save it with 8")
-            upright = ImageOps.exif_transpose(image)
-            if "transparency" in upright.info:
-                upright = upright.convert("RGBA")
-            picture = upright.convert(MODES[channels])
+            picture = upright(image, MODES[channels])
             return to_array(picture if size is None else fit(picture, size, resize))
     except DataError:
         raise
     # Pillow's decoders raise whatever they meet in a damaged file.
     except Exception as error:
         raise DataError(f"{path}: {_reason(error)}") from None
+
+
+def upright(image: Any, mode: str) -> Any:
+    """Return an open picture of Pillow's, turned upright and in another mode.
+
+    Alpha is left out: what it hides is seen.
+    """
+    from PIL import ImageOps
+
+    turned = ImageOps.exif_transpose(image)
+    if "transparency" in turned.info:
+        turned = turned.convert("RGBA")
+    return turned.convert(mode)
 
 
 def fit(picture: Any, size: tuple[int, int], resize: ResizeMode) -> Any:

@@ -8,6 +8,7 @@ from pathlib import Path, PurePosixPath
 from typing import Sequence
 
 from ..errors import DataError
+from ..nearby import near_path
 from .picture import IMAGE_SUFFIXES
 from .preprocess import ARRAY_SUFFIX
 
@@ -47,7 +48,8 @@ def pictures_of_folder(folder: str) -> tuple[list[NamedPicture], list[Path]]:
     """
     root = Path(folder).expanduser()
     if not root.is_dir():
-        raise DataError(f"{folder}: {'is no folder' if root.exists() else 'no such folder'}")
+        near = near_path(folder, only_folders=True)
+        raise DataError(f"{folder}: {'is no folder' if root.exists() else f'no such folder{near}'}")
     pictures: list[NamedPicture] = []
     others: list[Path] = []
     try:
@@ -84,7 +86,8 @@ def pictures_of_list(list_file: str) -> list[NamedPicture]:
             raise DataError(f"{list_file}: is larger than {_MAX_LIST_BYTES >> 20} MiB")
         lines = content.decode("utf-8-sig").splitlines()
     except OSError as error:
-        raise DataError(f"{list_file}: {error.strerror}") from None
+        near = near_path(list_file) if isinstance(error, FileNotFoundError) else ""
+        raise DataError(f"{list_file}: {error.strerror}{near}") from None
     except UnicodeDecodeError as error:
         raise DataError(f"{list_file}: not UTF-8 (byte {error.start})") from None
     names = [line.strip() for line in lines if line.strip()]

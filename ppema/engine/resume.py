@@ -8,6 +8,7 @@ from typing import Any, Collection, Mapping, Optional
 
 from ..checkpoint import BEST, FINAL, Checkpoint, CheckpointStore
 from ..errors import CheckpointError, ConfigError
+from ..nearby import near_path
 from .old_records import keep_records, put_back_records
 from .record import METRICS
 from .run_folder import LOG
@@ -66,7 +67,7 @@ def find_checkpoint(path: Path) -> Checkpoint:
         CheckpointError: there is none, or it is damaged.
     """
     if not path.exists():
-        raise CheckpointError(f"{path}: no such run folder or checkpoint")
+        raise CheckpointError(f"{path}: no such run folder or checkpoint{near_path(path)}")
     if not path.is_dir():
         raise CheckpointError(f"{path}: is a file; a run folder or a checkpoint is needed")
     if (path / "manifest.json").exists():

@@ -18,6 +18,7 @@ from ..checkpoint import (
 )
 from ..checkpoint.files import sha256_of
 from ..errors import CheckpointError, ConfigError
+from ..nearby import near_path
 from .evaluate import RAW
 from .run_facts import require_served_facts
 from .run_state import MODEL_FILE, STALE, average_file
@@ -110,7 +111,9 @@ def find_weights(weights: Optional[str], run_folder: Path, average: str) -> Weig
     """
     path = Path(weights) if weights is not None else run_folder
     if weights is not None and not (weights and path.exists()):
-        raise CheckpointError(f"{weights!r}: no such run folder, checkpoint or weight file")
+        raise CheckpointError(
+            f"{weights!r}: no such run folder, checkpoint or weight file{near_path(path)}"
+        )
     if path.is_file():
         return _find_in_file(path, average)
     if (path / "manifest.json").exists():

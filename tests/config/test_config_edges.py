@@ -152,6 +152,15 @@ def test_a_module_that_ends_the_process_is_an_import_that_failed(refusal, tmp_pa
     assert text == "main.yml:6: Model.name: cannot import 'script_without_guard.Net': 0"
 
 
+def test_a_name_that_a_module_lacks_is_answered_with_the_nearest(refusal, tmp_path, monkeypatch):
+    (tmp_path / "nets_of_mine.py").write_text("import os\nclass SmallNet: pass\ndef sum(): pass\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    text = refusal("{name: nets_of_mine.SmalNet}")
+    assert text.endswith("has no attribute 'SmalNet'; did you mean 'SmallNet'?")
+    text = refusal("{name: nets_of_mine.Zoo}")
+    assert text.endswith("has no attribute 'Zoo'; known are SmallNet, sum")
+
+
 def test_naming_the_class_keeps_arguments_that_had_none(load):
     config = load("{num_classes: 7}", "Model.name=LeNet", catalog=CATALOG)
     assert config.Model.arguments == {"num_classes": 7}

@@ -164,6 +164,16 @@ def test_files_that_are_no_images_are_counted_in_one_line(folder, caplog):
     )
 
 
+def test_images_beside_the_classes_are_named(folder, caplog):
+    write(folder / "b.png", np.zeros((3, 3, 3)))
+    write(folder / "a.png", np.zeros((3, 3, 3)))
+    write(folder / ".hidden.png", np.zeros((3, 3, 3)))
+    with caplog.at_level(logging.WARNING, "ppema"):
+        assert len(load(folder)) == 30
+    said = [r.getMessage() for r in caplog.records if r.levelno == logging.WARNING]
+    assert said == [f"{folder}: 2 images beside the classes' folders are left out (a.png, b.png)"]
+
+
 @pytest.mark.parametrize(
     ("content", "text"),
     [

@@ -351,6 +351,20 @@ def test_class_names_in_any_alphabet_and_of_any_length_are_drawn(tmp_path):
         assert sheet([Annotated(picture, guesses)] * 7).size[0] > 1000
 
 
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])
+def test_what_is_drawn_of_a_see_through_picture_is_what_the_model_is_fed(mode, tmp_path):
+    from ppema.annotate import open_picture
+    from ppema.data.picture import read_image
+
+    random, path = np.random.RandomState(0), tmp_path / "see_through.png"
+    pixels = random.randint(0, 256, (300, 300, 4)).astype("uint8")
+    pixels[:150, :, 3] = 0
+    picture = Image.fromarray(pixels, "RGBA").convert(mode)
+    picture.save(path, **({"transparency": 0} if mode == "P" else {}))
+    drawn = np.moveaxis(np.asarray(open_picture(path)), -1, 0)
+    np.testing.assert_array_equal(drawn, read_image(path, None, 3))
+
+
 class Terminal(io.StringIO):
     def isatty(self):
         return True

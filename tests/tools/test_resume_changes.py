@@ -5,6 +5,7 @@ All go on from one run of two epochs of six steps, stopped after step 9.
 
 from __future__ import annotations
 
+import math
 import re
 from pathlib import Path
 
@@ -112,6 +113,41 @@ def test_a_longer_run_has_its_horizons_computed_anew(go_on):
     assert records(FOLDER, "train")[-1]["lr"] == pytest.approx(0.01 * 0.1 ** (23 // 4))
     taken = final(FOLDER).manifest["snapshots"]
     assert [s["step"] for s in taken] == [3, 6, 9, 12, 18, 24]
+
+
+LONGER = "LearningRate.schedulers=[{name: CosineAnnealingDecay, T_max: 100 %}]"
+IN_EPOCHS = "[{name: MultiStepDecay, milestones: [1 epoch, 3 epochs]}]"
+
+
+def test_a_finished_cosine_goes_on_with_the_rates_of_the_longer_run(train):
+    """Paddle's takes each rate from the one before, and the last of the shorter run is 0."""
+    done(train("-o", LONGER))
+    out = done(train("-r", "auto", "-o", LONGER, "epoch=3"))
+    assert "LearningRate.schedulers.0.T_max: 100 % is 18 steps now, was 12" in out
+    rates = [record["lr"] for record in records(FOLDER, "train")]
+    assert rates[-1] == pytest.approx(0.005 * (1 + math.cos(math.pi * 17 / 18)), rel=1e-6)
+    out = done(train("-r", "auto", "-o", LONGER, "epoch=4", "LearningRate.base_lr=0.02"))
+    rates = [record["lr"] for record in records(FOLDER, "train")]
+    assert rates[-1] == pytest.approx(0.01 * (1 + math.cos(math.pi * 23 / 24)), rel=1e-6)
+
+
+def test_each_duration_of_a_list_has_its_line(train):
+    schedule = f"LearningRate.schedulers={IN_EPOCHS}"
+    done(train("-o", schedule, "epoch=1"))
+    out = done(train("-r", "auto", "-o", schedule, "TrainReader.batch_size=10"))
+    for index, (said, now, was) in enumerate((("1 epoch", 3, 6), ("3 epochs", 9, 18))):
+        path = f"LearningRate.schedulers.0.milestones.{index}"
+        assert f"{path}: {said} is {now} steps now, was {was}" in out
+
+
+def test_the_rate_that_a_plateau_has_come_to_stays_with_a_line_on_its_interval(train):
+    schedule = "LearningRate.schedulers=[{name: ReduceOnPlateau, patience: 0, threshold: 1.0}]"
+    done(train("-o", schedule, "epoch=3"))
+    before = records(FOLDER, "train")[-1]["lr"]
+    assert before < 0.01
+    out = done(train("-r", "auto", "-o", schedule, "epoch=4", "TrainReader.batch_size=10"))
+    assert "LearningRate.schedulers.0.every: 1 epoch is 3 steps now, was 6" in out
+    assert records(FOLDER, "train")[-1]["lr"] <= before
 
 
 def test_a_run_that_is_past_a_smaller_epoch_is_finished(go_on):
