@@ -14,7 +14,7 @@ class Handler(BaseHTTPRequestHandler):
     def do_POST(self):
         try:
             code, answer = 200, predictor(self.rfile.read(int(self.headers["Content-Length"] or 0)))
-        except DataError as error:
+        except (DataError, ValueError) as error:
             code, answer = 400, {"error": str(error)}
         self.send_response(code)
         self.send_header("Content-Type", "application/json")

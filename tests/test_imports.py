@@ -44,11 +44,7 @@ ALLOWED = {
     "integrations": {"averaging"},
     "ranking": {"errors"},
     "annotate": {"checkpoint", "data", "ranking"},
-    "onnx_file": {"errors"},
-    "predictor": {"errors", "checkpoint", "config", "data", "ranking"},
-    "export": {
-        *("__version__", "errors", "checkpoint", "config", "data", "onnx_file", "predictor"),
-    },
+    "export": {"__version__", "errors", "checkpoint", "config", "data", "ranking"},
     "builder": {
         *("errors", "averaging", "checkpoint", "config", "data", "engine", "models", "optim"),
         *("metrics", "plots", "progress", "ranking", "schedules", "stop_signals"),

@@ -40,8 +40,7 @@ def main(argv: Sequence[str]) -> int:
     # Once the arguments are right: it takes a second.
     import_paddle()
     from ppema import builder
-    from ppema.export import export_model, require_free
-    from ppema.onnx_file import require_converter
+    from ppema.export import export_model, require_converter, require_free
 
     config = builder.read_config(arguments.config, arguments.opt)
     folder = arguments.output_dir or DEFAULT_FOLDER / config.name

@@ -11,7 +11,7 @@ from typing import Any, Iterator
 import numpy as np
 import numpy.typing as npt
 
-from .errors import ConfigError
+from ..errors import ConfigError
 
 # Known by all runtimes of the last years; paddle2onnx takes a newer one where a layer needs it.
 _OPSET = 13

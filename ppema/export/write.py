@@ -1,4 +1,4 @@
-"""A trained model as a folder to deploy: written by `export_model`, used by `Predictor`.
+"""Write a trained model as a folder to deploy, once it gives there what it gives here.
 
 model.json and model.pdiparams are Paddle's own inference format, with the weights of the chosen
 average; infer_cfg.yml says what the model is fed, what its outputs mean, and where it is from.
@@ -16,15 +16,13 @@ import numpy as np
 import numpy.typing as npt
 import paddle
 
-from .checkpoint import require_finite
-from .checkpoint.files import make_folder, reason, replace_file, sha256_of, sync_folder
-from .config.render import render_tree
-from .data import Preprocess
-from .errors import CheckpointError, ConfigError, StorageError, telling_line
+from ..checkpoint import require_finite
+from ..checkpoint.files import make_folder, reason, replace_file, sha256_of, sync_folder
+from ..config.render import render_tree
+from ..data import Preprocess
+from ..errors import CheckpointError, ConfigError, StorageError, telling_line
 from .onnx_file import require_converter, run_onnx, write_onnx
-from .predictor import DESCRIPTION, FORMAT, MODEL, PARAMETERS, Predictor, Program
-
-__all__ = ["Check", "Predictor", "export_model", "require_free"]
+from .predictor import DESCRIPTION, FORMAT, MODEL, PARAMETERS, Program
 
 ONNX = "model.onnx"
 _INPUT = "image"
@@ -220,7 +218,7 @@ def _describe(
     folder: Path,
 ) -> dict[str, Any]:
     """Return what infer_cfg.yml says."""
-    from . import __version__
+    from .. import __version__
 
     return {
         "format": FORMAT,

@@ -9,13 +9,13 @@ from typing import Any, Union
 import numpy as np
 import numpy.typing as npt
 
-from .checkpoint.files import sha256_of
-from .config.convert import plain
-from .config.strict_yaml import read_yaml
-from .data import Preprocess
-from .data.preprocess import Picture
-from .errors import CheckpointError, ConfigError, telling_line
-from .ranking import rank_classes
+from ..checkpoint.files import sha256_of
+from ..config.convert import plain
+from ..config.strict_yaml import read_yaml
+from ..data import Preprocess
+from ..data.preprocess import Picture
+from ..errors import CheckpointError, ConfigError, telling_line
+from ..ranking import rank_classes
 
 MODEL, PARAMETERS, DESCRIPTION = "model.json", "model.pdiparams", "infer_cfg.yml"
 # Of infer_cfg.yml.
