@@ -25,6 +25,8 @@ Picture = Union[Path, bytes, npt.NDArray[Any]]
 
 ARRAY_SUFFIX = ".npy"
 _DTYPES = ("uint8", "float32")
+# Of one picture: a gigabyte as floats.
+_MOST_VALUES = 2**28
 _KEYS = frozenset({"shape", "dtype", "resize", "mean", "std"})
 # Of data that are decoded to what they are fed as; manifests of before have neither.
 _KEYS_OF_TRANSFORMS = frozenset({"decoded_shape", "transforms"})
@@ -69,6 +71,10 @@ class Preprocess:
     def __post_init__(self) -> None:
         if len(self.shape) != 3 or min(self.shape) < 1:
             raise ValueError(f"shape must be channels, rows and columns, got {list(self.shape)}")
+        # A file says it, which may be a stranger's.
+        for key, shape in (("shape", self.shape), ("decoded_shape", self.decoded)):
+            if math.prod(shape) > _MOST_VALUES:
+                raise ValueError(f"{key} must be of {_MOST_VALUES:,} values at most, got {shape}")
         if self.dtype not in _DTYPES:
             raise ValueError(f"dtype must be {' or '.join(_DTYPES)}, got {self.dtype}")
         if self.resize not in _RESIZE_MODES:

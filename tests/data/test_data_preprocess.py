@@ -344,6 +344,7 @@ def test_an_array_of_another_kind_is_refused():
         ({"shape": [1, 28, True]}, "shape must be three whole numbers"),
         ({"shape": "any"}, "shape must be three whole numbers"),
         ({"shape": [0, 28, 28]}, "shape must be"),
+        ({"shape": [1, 10**6, 10**6]}, "shape must be of 268,435,456 values at most"),
         ({"dtype": "int64"}, "dtype must be uint8 or float32"),
         ({"resize": "zoom"}, "resize must be stretch, crop, pad"),
         ({"resize": ["crop"]}, "resize must be stretch, crop, pad"),
