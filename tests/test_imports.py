@@ -31,6 +31,7 @@ ALLOWED = {
     "progress": set(),
     "console": {"errors", "progress"},
     "run_lock": {"errors"},
+    "launch": set(),
     "nearby": set(),
     "config": {"errors", "nearby"},
     "stop_signals": set(),
@@ -47,7 +48,7 @@ ALLOWED = {
     "export": {"__version__", "errors", "checkpoint", "config", "data", "ranking"},
     "builder": {
         *("errors", "averaging", "checkpoint", "config", "data", "engine", "models", "optim"),
-        *("metrics", "plots", "progress", "ranking", "schedules", "stop_signals"),
+        *("launch", "metrics", "plots", "progress", "ranking", "schedules", "stop_signals"),
     },
     "__init__": {"averaging"},
 }

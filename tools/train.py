@@ -6,7 +6,16 @@ import argparse
 import logging
 from typing import Any, Sequence
 
-from ppema.console import ArgumentParser, Screen, import_paddle, log_to, parse_bool, run_tool
+from ppema.console import (
+    ArgumentParser,
+    Screen,
+    be_quiet,
+    import_paddle,
+    log_to,
+    parse_bool,
+    run_tool,
+)
+from ppema.launch import launched_rank
 
 logger = logging.getLogger("ppema.train")
 
@@ -60,6 +69,14 @@ def main(argv: Sequence[str]) -> int:
     arguments = parse_arguments(argv)
     if arguments.check:
         return check(arguments)
+    if launched_rank() > 0:
+        # Folder, lock and log are the first process's.
+        be_quiet(True)
+        import_paddle()
+        from ppema import builder
+
+        train(builder.read_config(arguments.config, arguments.opt), arguments)
+        return 0
     from ppema.config import find_run_folder
     from ppema.run_lock import hold_if_used
 
@@ -88,34 +105,44 @@ def check(arguments: argparse.Namespace) -> int:
 
 
 def train(config: Any, arguments: argparse.Namespace) -> None:
-    """Train in the run's folder, which this process holds."""
+    """Train in the run's folder, which this process or the first of several holds."""
     from ppema import builder
-    from ppema.checkpoint import CheckpointStore
-    from ppema.checkpoint.files import replace_file
-    from ppema.engine import resume
-    from ppema.engine.run_facts import require_continued_facts
-    from ppema.engine.run_folder import CONFIG, LOG, LateLogFile
-    from ppema.progress import ProgressLine
-    from ppema.stop_signals import StopSignals
+    from ppema.engine.run_folder import LateLogFile
 
     log_file = LateLogFile()
     log_to(Screen(), log_file)
+    place = builder.select_place(config)
+    with builder.joined():
+        train_together(config, arguments, place, log_file)
+
+
+def train_together(config: Any, arguments: argparse.Namespace, place: str, log_file: Any) -> None:
+    """Train with the other processes that were launched, if there are any."""
+    from ppema import builder
+    from ppema.averaging import ranks
+    from ppema.checkpoint import CheckpointStore
+    from ppema.engine import resume
+    from ppema.engine.run_facts import require_continued_facts
+    from ppema.progress import ProgressLine
+
     store = CheckpointStore(builder.run_folder(config), config.keep_checkpoint_max)
-    start = resume.find_start(store, arguments.resume, arguments.overwrite)
+    start = builder.find_together(
+        lambda: resume.find_start(store, arguments.resume, arguments.overwrite)
+    )
     anew: set[str] = set()
     if start is not None:
         require_continued_facts(start)
         if resume.is_finished(start, config.epoch):
-            resume.finish(store, start, config.epoch)
+            if ranks.is_first():
+                resume.finish(store, start, config.epoch)
             return
         anew = resume.changed_parts(
             start.manifest["identity"], builder.identity(config), arguments.accept
         )
-    place = builder.select_place(config)
-    data = load_data(config, start, "data" in arguments.accept)
+    data = builder.load_in_turn(lambda: load_data(config, start, "data" in arguments.accept))
     if start is not None:
         anew |= resume.changed_data(start.manifest["data"], data.facts(config))
-    signals = StopSignals()
+    signals = builder.make_signals()
     trainer = builder.make_trainer(config, data, start)
     line = ProgressLine("training")
     trainer.hooks = builder.make_hooks(
@@ -124,12 +151,24 @@ def train(config: Any, arguments: argparse.Namespace) -> None:
     builder.try_one_batch(config, trainer, data)
     if start is not None:
         put_back(config, trainer, start, resume.is_of(start, store), anew)
-    resume.prepare_folder(store, start, is_done=False)
-    log_file.open(store.folder / LOG)
-    replace_file(store.folder / CONFIG, config.dump().encode())
+    # All have read what may now be moved.
+    ranks.barrier()
+    if ranks.is_first():
+        prepare_folder(config, store, start, log_file)
     builder.describe_run(config, trainer, data, place, start)
     with signals:
         trainer.train()
+
+
+def prepare_folder(config: Any, store: Any, start: Any, log_file: Any) -> None:
+    """Make the run's folder ready, with its log and config."""
+    from ppema.checkpoint.files import replace_file
+    from ppema.engine import resume
+    from ppema.engine.run_folder import CONFIG, LOG
+
+    resume.prepare_folder(store, start, is_done=False)
+    log_file.open(store.folder / LOG)
+    replace_file(store.folder / CONFIG, config.dump().encode())
 
 
 def put_back(config: Any, trainer: Any, start: Any, is_own: bool, anew: set[str]) -> None:

@@ -76,7 +76,10 @@ def posthoc_targets(
 def length_of_run(manifest: Mapping[str, Any]) -> RunLength:
     """Return how long the run of a manifest was to be when it was saved."""
     values, steps_per_epoch = manifest["config_values"], manifest["steps_per_epoch"]
-    images_per_step = values["TrainReader"]["batch_size"] * values["accumulate_steps"]
+    # Of a checkpoint of an earlier version there was one.
+    num_processes = manifest.get("processes", 1)
+    images_per_batch = values["TrainReader"]["batch_size"] * num_processes
+    images_per_step = images_per_batch * values["accumulate_steps"]
     return RunLength(values["epoch"] * steps_per_epoch, steps_per_epoch, images_per_step)
 
 

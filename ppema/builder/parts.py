@@ -16,6 +16,7 @@ from ..averaging import (
     PowerFunctionEMA,
     RunLength,
     WeightAverage,
+    ranks,
     to_whole_steps,
 )
 from ..config import Config, Named
@@ -48,7 +49,9 @@ def select_place(config: Config) -> str:
         )
     if config.use_gpu is True and not has_gpu:
         raise config.error("use_gpu", "use_gpu is true, but no GPU is visible (see nvidia-smi)")
-    place = "gpu:0" if has_gpu and config.use_gpu is not False else "cpu"
+    is_gpu = has_gpu and config.use_gpu is not False
+    # The launcher gives each process a GPU of its own.
+    place = f"gpu:{paddle.distributed.ParallelEnv().device_id}" if is_gpu else "cpu"
     if config.amp != "off" and place == "cpu":
         raise config.error(
             "amp",
@@ -201,7 +204,8 @@ def check(config: Config) -> None:
 
 def run_length(config: Config, steps_per_epoch: int) -> RunLength:
     """Return how long a run is, for windows in epochs, images or percent."""
-    images_per_step = config.TrainReader.batch_size * config.accumulate_steps
+    images_per_batch = config.TrainReader.batch_size * ranks.num_ranks()
+    images_per_step = images_per_batch * config.accumulate_steps
     return RunLength(config.epoch * steps_per_epoch, steps_per_epoch, images_per_step)
 
 

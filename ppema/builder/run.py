@@ -6,12 +6,13 @@ import logging
 from pathlib import Path
 from typing import Any, Optional
 
+from ..averaging import ranks
 from ..checkpoint import Checkpoint, CheckpointStore
 from ..config import Config
 from ..engine.evaluate import RAW
 from ..engine.hooks import CheckpointHook, EvaluateHook, LogHook
-from ..engine.record import Recorder
-from ..engine.rng import seed_everything
+from ..engine.record import Recorder, SilentRecorder
+from ..engine.rng import branch_off, rng_to_json, seed_everything
 from ..engine.snapshots import SNAPSHOTS, SnapshotHook
 from ..engine.stop import StopHook
 from ..engine.trainer import Hook, Trainer
@@ -20,6 +21,7 @@ from ..engine.visualdl_view import ViewOptions
 from ..models import IN_CHANNELS, PaddleModel, first_convolution
 from ..progress import ProgressLine
 from ..stop_signals import StopSignals
+from .after_run import length_of_run
 from .changes import changed_values, changes_order, describe, moved_horizons
 from .parts import (
     check_schedule,
@@ -35,6 +37,7 @@ from .parts import (
 )
 from .plots import pixel_scale
 from .pretrained import load_pretrained, note_unused
+from .processes import describe_processes, synchronize_batch_norm
 from .run_data import RunData, make_eval_reader, make_train_reader, note_on
 
 logger = logging.getLogger(__name__)
@@ -62,7 +65,7 @@ def make_trainer(config: Config, data: RunData, start: Optional[Checkpoint] = No
     on from a checkpoint (`start`), which has weights of its own.
     """
     seed_everything(config.seed)
-    model = make_model(config)
+    model = synchronize_batch_norm(config, make_model(config))
     lines = load_pretrained(config, model) if start is None else note_unused(config)
     for line in lines:
         logger.info("%s", line)
@@ -71,6 +74,9 @@ def make_trainer(config: Config, data: RunData, start: Optional[Checkpoint] = No
     optimizer, scheduler = make_optimizer(config, model, run)
     check_schedule(config, scheduler, run)
     averages = make_averages(config, model, run)
+    if not ranks.is_first():
+        # Dropout, say, is of each rank's own.
+        branch_off(rng_to_json(), ranks.rank())
     return Trainer(
         model,
         make_loss(config),
@@ -87,6 +93,7 @@ def make_trainer(config: Config, data: RunData, start: Optional[Checkpoint] = No
         switch=config.switch,
         gate=make_gate(config),
         fast_cpu=config.fast_cpu,
+        find_unused_parameters=config.find_unused_parameters,
     )
 
 
@@ -101,7 +108,7 @@ def make_hooks(
 ) -> list[Hook]:
     """Return the hooks of a run in the order in which they act after each step."""
     run = run_length(config, steps_per_epoch)
-    recorder = Recorder(store.folder, vdl_folder(config), view_options(config, data))
+    recorder = _make_recorder(config, data, store.folder)
     evaluate = EvaluateHook(
         make_eval_reader(config, data.eval),
         recorder,
@@ -117,6 +124,7 @@ def make_hooks(
         "identity": identity(config),
         "data": data.facts(config),
         "steps_per_epoch": run.steps_per_epoch,
+        "processes": ranks.num_ranks(),
     }
     snapshots = SnapshotHook(store.folder / SNAPSHOTS, snapshot_interval(config, run))
     checkpoint = CheckpointHook(
@@ -129,6 +137,12 @@ def make_hooks(
     return [log, histograms, evaluate, snapshots, checkpoint, summary, stop]
 
 
+def _make_recorder(config: Config, data: RunData, folder: Path) -> Recorder:
+    if ranks.is_first():
+        return Recorder(folder, vdl_folder(config), view_options(config, data))
+    return SilentRecorder(has_view=vdl_folder(config) is not None)
+
+
 def view_options(config: Config, data: RunData) -> ViewOptions:
     """Return what VisualDL shows of a run beside its figures."""
     common = {
@@ -136,7 +150,7 @@ def view_options(config: Config, data: RunData) -> ViewOptions:
         "optimizer": config.Optimizer.name,
         "base_lr": config.LearningRate.base_lr,
         "schedule": ", ".join(named.name for named in config.LearningRate.schedulers) or "constant",
-        "images_per_step": config.TrainReader.batch_size * config.accumulate_steps,
+        "images_per_step": run_length(config, steps_per_epoch=1).images_per_step,
         "epochs": config.epoch,
         "seed": config.seed,
     }
@@ -183,6 +197,8 @@ def describe_run(
             str(config.fast_cpu).lower(),
             len(trainer.fast_layers),
         )
+    for line in describe_processes(config, trainer.optimizer.get_lr()):
+        logger.info("%s", line)
     warn_of_long_windows(trainer.averages, num_steps)
     if start is None:
         logger.info("starting: %d epochs, %s steps", config.epoch, f"{num_steps:,}")
@@ -193,6 +209,13 @@ def describe_run(
 
 
 def _describe_changes(config: Config, trainer: Trainer, start: Checkpoint) -> None:
+    before = start.manifest.get("processes", 1)
+    if before != ranks.num_ranks():
+        images = length_of_run(start.manifest).images_per_step
+        logger.info(
+            "changed since then: processes were %d, are %d; images a step were %d",
+            *(before, ranks.num_ranks(), images),
+        )
     changed = changed_values(config, start.manifest)
     for path, (old, new) in changed.items():
         logger.info("changed since then: %s was %s, is %s", path, describe(old), describe(new))

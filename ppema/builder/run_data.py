@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, Mapping, Optional
 
+from ..averaging import ranks
 from ..checkpoint import Checkpoint
 from ..config import Config, Named
 from ..data import (
@@ -110,6 +111,7 @@ def make_train_reader(config: Config, dataset: Dataset) -> Reader:
         shuffle=section.shuffle,
         drop_last=section.drop_last,
         seed=config.seed,
+        is_shared=True,
     )
 
 
@@ -192,15 +194,18 @@ def _make_reader(
     shuffle: bool = False,
     drop_last: bool = False,
     seed: int = 0,
+    is_shared: bool = False,
 ) -> Reader:
+    """Return a reader; where it `is_shared`, of this process's part of each batch."""
+    place = (ranks.rank(), ranks.num_ranks()) if is_shared else (0, 1)
     if not isinstance(dataset, ArrayDataset):
-        return LoaderReader(dataset, batch_size, shuffle, drop_last, seed, num_workers)
+        return LoaderReader(dataset, batch_size, shuffle, drop_last, seed, num_workers, *place)
     # One is the default, and none is what there are.
     if num_workers > 1:
         logger.info(
             "%s.num_workers: %d is of no use, since these data are in memory", section, num_workers
         )
-    return ArrayReader(dataset, batch_size, shuffle, drop_last, seed)
+    return ArrayReader(dataset, batch_size, shuffle, drop_last, seed, *place)
 
 
 def _note(kind: str) -> str:

@@ -99,6 +99,10 @@ class Keys:
     accumulate_steps: int = key(
         "batches whose gradients make one step", 1, at_least=1, at_most=_MOST
     )
+    sync_bn: bool = key("of several processes on GPUs: BatchNorm over the images of all", False)
+    find_unused_parameters: bool = key(
+        "of several processes: the loss may not depend on every parameter at each step", False
+    )
     amp: Literal["off", "O1", "O2"] = key("mixed precision, on a GPU", "off")
     non_finite: Literal["error", "skip"] = key("what a NaN or Inf gradient leads to", "error")
     max_skips: int = key(

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from functools import partial
-from typing import Any, Callable, Iterable, Iterator, Mapping, Optional
+from typing import Any, Callable, Iterator, Mapping, Optional, Sequence
 
 import paddle
 
-from ..averaging import WeightAverage
+from ..averaging import WeightAverage, ranks
 from ..checkpoint import require_finite
 from ..errors import NonFiniteError
 from ..metrics import Evaluation, num_first_and_second
@@ -29,7 +30,8 @@ def evaluate(
 ) -> Evaluation:
     """Run the model over every batch once, in eval mode, without gradients.
 
-    The mode of every layer is put back, whatever happens.
+    The mode of every layer is put back, whatever happens. Several ranks deal the batches out
+    among them, and each returns the figures of all, to the bits that one alone finds.
 
     Args:
         model: a paddle.nn.Layer; called with images, gives logits.
@@ -46,9 +48,8 @@ def evaluate(
     modes = [(layer, layer.training) for layer in model.sublayers(include_self=True)]
     model.eval()
     count = partial(_count_batch, model, loss_fn, predictions)
-    batches = track(
-        _numbered(watched(reader.batches(1))), len(reader), f"evaluating {name}".rstrip()
-    )
+    num_rounds = -(-len(reader) // ranks.num_ranks())
+    batches = track(_own_batches(reader, num_rounds), num_rounds, f"evaluating {name}".rstrip())
     try:
         with paddle.no_grad():
             if can_take_two_threads(model, loss_fn):
@@ -58,14 +59,15 @@ def evaluate(
     finally:
         for layer, was_training in modes:
             layer.training = was_training
-    # Read from the device once: a read per batch would wait for each.
-    losses = paddle.stack([loss.reshape([]) for _, loss, _ in counted]).tolist()
-    ranks = paddle.stack([ranks for *_, ranks in counted]).sum(axis=0).tolist()
-    num_samples = sum(count for count, *_ in counted)
-    loss = math.fsum(count * loss for (count, *_), loss in zip(counted, losses)) / num_samples
+    if predictions is not None:
+        predictions.gather()
+    figures = list(itertools.chain.from_iterable(ranks.gather(_as_numbers(counted))))
+    num_samples = sum(count for count, *_ in figures)
+    loss = math.fsum(count * loss for count, loss, _ in figures) / num_samples
     if not math.isfinite(loss):
         raise NonFiniteError(f"the evaluation loss is {loss}; the weights are finite, the data not")
-    return Evaluation(ranks[0] / num_samples, sum(ranks) / num_samples, loss)
+    first, second = (sum(right[place] for *_, right in figures) for place in (0, 1))
+    return Evaluation(first / num_samples, (first + second) / num_samples, loss)
 
 
 def evaluate_all(
@@ -116,12 +118,28 @@ def table(
     )
 
 
-def _numbered(batches: Iterable[Any]) -> Iterator[tuple[int, Any]]:
-    """Yield each batch with the number of images before it."""
+def _own_batches(reader: Any, num_rounds: int) -> Iterator[tuple[int, Any]]:
+    """Yield this rank's batches, of which each rank has one a round, but perhaps in the last.
+
+    Each with the number of images before it.
+    """
+    if ranks.num_ranks() > 1:
+        yield from watched(reader.dealt(1, ranks.rank(), ranks.num_ranks()), num_rounds)
+        return
     start = 0
-    for batch in batches:
+    for batch in watched(reader.batches(1)):
         yield start, batch
         start += len(batch.label)
+
+
+def _as_numbers(counted: Sequence[tuple[int, Any, Any]]) -> list[tuple[int, float, list[int]]]:
+    """Return images, loss, and right answers at the first and the second place, of each batch."""
+    if not counted:
+        return []
+    # Read from the device once: a read per batch would wait for each.
+    losses = paddle.stack([loss.reshape([]) for _, loss, _ in counted]).tolist()
+    right = paddle.stack([places for *_, places in counted]).tolist()
+    return [(count, loss, places) for (count, *_), loss, places in zip(counted, losses, right)]
 
 
 def _count_batch(

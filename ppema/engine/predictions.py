@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import paddle
 
+from ..averaging import ranks
 from ..plots import Mistake
 
 # Of the curves of precision over recall: 0.00, 0.01, …, 1.00.
@@ -48,10 +49,21 @@ class Predictions:
         every = np.bincount(cells.ravel(), minlength=num_cells)
         mistakes = self._surest(start, batch, predicted, scores[rows, predicted])
         with self._lock:
-            self._confusion = pairs if self._confusion is None else self._confusion + pairs
-            self._own, self._all = self._own + own, self._all + every
-            kept = sorted([*self.mistakes, *mistakes], key=lambda m: (-m.probability, m.index))
-            self.mistakes = kept[: self._num_mistakes]
+            self._take(pairs, own, every, mistakes)
+
+    def gather(self) -> None:
+        """Add what the other ranks have gathered; each then has it all. All ranks call it."""
+        gathered = ranks.gather((self._confusion, self._own, self._all, self.mistakes))
+        for rank, (pairs, own, every, mistakes) in enumerate(gathered):
+            # A rank may have had no batch at all.
+            if rank != ranks.rank() and pairs is not None:
+                self._take(pairs, own, every, mistakes)
+
+    def _take(self, pairs: Counts, own: Counts, every: Counts, mistakes: list[Mistake]) -> None:
+        self._confusion = pairs if self._confusion is None else self._confusion + pairs
+        self._own, self._all = self._own + own, self._all + every
+        kept = sorted([*self.mistakes, *mistakes], key=lambda m: (-m.probability, m.index))
+        self.mistakes = kept[: self._num_mistakes]
 
     @property
     def confusion(self) -> Counts:

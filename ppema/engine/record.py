@@ -112,6 +112,40 @@ class Recorder:
             self._view.close()
 
 
+class SilentRecorder(Recorder):
+    """Record nothing: what a rank has that is not the first, which records for all.
+
+    Args:
+        has_view: whether the first rank writes records for VisualDL.
+    """
+
+    def __init__(self, has_view: bool) -> None:
+        self._has_view = has_view
+
+    @property
+    def has_view(self) -> bool:
+        """Tell whether the first rank writes VisualDL's records, for which all must evaluate."""
+        return self._has_view
+
+    def start(self, step: int, is_open: bool = False) -> None:
+        """Do nothing."""
+
+    def write(self, record: Mapping[str, Any]) -> None:
+        """Do nothing."""
+
+    def show_weights(self, name: str, state: Mapping[str, Any], step: int) -> None:
+        """Do nothing."""
+
+    def show_predictions(self, name: str, predictions: Predictions, step: int) -> None:
+        """Do nothing."""
+
+    def sync(self) -> None:
+        """Do nothing."""
+
+    def close(self) -> None:
+        """Do nothing."""
+
+
 def read_records(path: Path) -> Iterator[dict[str, Any]]:
     """Yield the records of a metrics.jsonl, up to the first line that is none.
 

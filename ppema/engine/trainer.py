@@ -11,8 +11,8 @@ from typing import Any, Callable, Iterator, Literal, Mapping, Optional, Sequence
 
 import paddle
 
-from ..averaging import LossGate, WeightAverage, update_all
-from ..averaging.batch_norm import batch_norm_statistics
+from ..averaging import LossGate, WeightAverage, ranks, update_all
+from ..averaging.batch_norm import batch_norm_statistics, synchronize_buffers
 from ..averaging.finite import FiniteCheck
 from ..errors import NonFiniteError
 from ..fast_cpu import FastLayers
@@ -76,11 +76,14 @@ class Hook:
 class Trainer:
     """Train a model and keep its averages: one optimizer step per `run_step`.
 
+    Of several ranks of `paddle.distributed` each has a trainer, and all do the same at each step,
+    each on its part of the batch: the gradients, and so weights and averages, are the same.
+
     Args:
         model: a paddle.nn.Layer; called with images float32 [N, C, H, W], gives logits [N, K].
         loss_fn: called with logits and labels int64 [N], gives a scalar.
         optimizer: a paddle.optimizer.Optimizer over the model's parameters.
-        reader: `batches(epoch, start)` yields batches of `image` and `label` arrays,
+        reader: `batches(epoch, start)` yields each `Batch`, or this rank's part of it;
             `num_batches(start)` tells how many.
         averages: updated after each step that moved the weights, by name.
         hooks: called in this order.
@@ -94,6 +97,8 @@ class Trainer:
         switch: an average that becomes the model's weights at the start of each later epoch.
         recompute_batches: training batches that averages with `buffers="recompute"` take.
         fast_cpu: on a CPU, layers take the faster forms of `fast_cpu.py`; the bits are the same.
+        find_unused_parameters: of several ranks, look at each step which parameters the loss
+            does not depend on, whose gradients are not waited for.
     """
 
     def __init__(
@@ -115,15 +120,23 @@ class Trainer:
         switch: Optional[str] = None,
         gate: Optional[LossGate] = None,
         fast_cpu: bool = True,
+        find_unused_parameters: bool = False,
     ) -> None:
         self.model, self.loss_fn, self.optimizer = model, loss_fn, optimizer
         self.reader, self.averages, self.hooks = reader, dict(averages), list(hooks)
         self.num_epochs, self.lr_scheduler = num_epochs, lr_scheduler
         self.gate = gate
         self.fast_layers = FastLayers(model, fast_cpu)
+        # What a step runs; of several ranks, it makes the gradients the mean of all.
+        self._parallel = model
+        if ranks.num_ranks() > 1:
+            self._parallel = paddle.DataParallel(
+                model, find_unused_parameters=find_unused_parameters
+            )
         self.scaler = paddle.amp.GradScaler() if amp != "off" else None
         self.step, self.epoch, self.step_in_epoch, self.samples = 0, 1, 0, 0
         self.is_epoch_end = self.is_run_end = False
+        self._synchronized_at: Optional[int] = None
         # Whether a step is done that not all hooks have seen to their end.
         self.is_open = False
         # Of the step done last: the learning rate, and the decay of each average.
@@ -220,15 +233,36 @@ class Trainer:
         self.step += 1
         self.step_in_epoch += 1
 
+    def synchronize(self) -> None:
+        """Make BN statistics and buffers, of the model and of its averages, the same on all ranks.
+
+        Before they are evaluated or saved; training goes on as it would have.
+        """
+        if ranks.num_ranks() == 1 or self._synchronized_at == self.step:
+            return
+        synchronize_buffers(self.model)
+        for average in self.averages.values():
+            average.all_reduce_statistics()
+        # A mean of what is the same may be rounded: what was evaluated is what is saved.
+        self._synchronized_at = self.step
+
     def refresh_averages(self) -> None:
-        """Recompute the BN statistics of the averages that ask for it and have moved since."""
-        total = min(self._recompute_batches, len(self.reader))
+        """Recompute the BN statistics of the averages that ask for it and have moved since.
+
+        What else the ranks must have in common to use the averages, they have then.
+        """
+        self.synchronize()
+        # A round is a batch for each rank.
+        num_rounds = -(-min(self._recompute_batches, len(self.reader)) // ranks.num_ranks())
         for name, average in self.averages.items():
             if average.is_stale:
-                batches = itertools.islice(self.reader.batches(self.epoch), total)
+                batches = itertools.islice(self.reader.batches(self.epoch), num_rounds)
+                own = (batch for batch in batches if batch.num_own)
                 with self.fast_layers.in_use():
-                    title = f"BatchNorm statistics of {name}"
-                    average.recompute_statistics(track(watched(batches), total, title))
+                    shown = track(
+                        watched(own, num_rounds), num_rounds, f"BatchNorm statistics of {name}"
+                    )
+                    average.recompute_statistics(shown, over_ranks=True)
 
     def _next_epoch(self) -> None:
         self.epoch, self.step_in_epoch, self.samples = self.epoch + 1, 0, 0
@@ -253,7 +287,7 @@ class Trainer:
         for batches, is_last in self._grouped_batches():
             self.totals.data_s += time.perf_counter() - started
             self.run_step(batches)
-            self.samples += sum(len(batch.label) for batch in batches)
+            self.samples += sum(batch.num_total for batch in batches)
             self.is_epoch_end = is_last
             self.is_run_end = is_last and self.epoch == self.num_epochs
             self.totals.num_steps += 1
@@ -307,19 +341,29 @@ class Trainer:
     def _accumulate_gradients(self, batches: Sequence[Any]) -> list[tuple[int, Any, Any]]:
         """Return the number of images, the loss and the right answers of each batch."""
         figures = []
-        total = sum(len(batch.label) for batch in batches)
+        total = sum(batch.num_total for batch in batches)
         for batch in batches:
             image, label = paddle.to_tensor(batch.image), paddle.to_tensor(batch.label)
-            with self._autocast():
-                logits = self.model(image)
-                loss = self.loss_fn(logits, label)
-            count = len(batch.label)
-            # Weighted by images, so that k batches give the gradient of one k times as large.
-            share = loss if count == total else loss * (count / total)
-            (self.scaler.scale(share) if self.scaler else share).backward()
-            with paddle.no_grad():
-                figures.append((count, loss.detach(), num_correct(logits, label, 1)))
+            count = batch.num_own
+            # Weighted by images, so that k batches give the gradient of one k times as large; and
+            # k ranks, whose mean is taken.
+            weight = count * ranks.num_ranks() / total
+            with self._unexchanged(batch is not batches[-1]):
+                with self._autocast():
+                    logits = self._parallel(image)
+                    loss = self.loss_fn(logits, label)
+                share = loss if weight == 1.0 else loss * weight
+                (self.scaler.scale(share) if self.scaler else share).backward()
+            if count:
+                with paddle.no_grad():
+                    figures.append((count, loss.detach(), num_correct(logits, label, 1)))
         return figures
+
+    def _unexchanged(self, is_more_to_come: bool) -> Any:
+        """Return a block whose gradients are kept here; those of the last batch take them along."""
+        if is_more_to_come and ranks.num_ranks() > 1:
+            return self._parallel.no_sync()
+        return contextlib.nullcontext()
 
     def _autocast(self) -> Any:
         if self._amp == "off":
@@ -337,7 +381,10 @@ class Trainer:
         fault = self._gradient_check.first_non_finite(
             (name, grad) for name, grad in gradients if grad is not None
         )
-        fault = f"the gradient of {fault}" if fault else self._statistics_fault()
+        # The gradients are the same on all ranks, what a forward pass moves is not.
+        fault = (
+            f"the gradient of {fault}" if fault else self._fault_of_any(self._statistics_fault())
+        )
         if self.scaler is not None:
             # The scaler leaves out steps whose gradients overflowed and lowers its scale.
             self.scaler.step(self.optimizer)
@@ -369,6 +416,13 @@ class Trainer:
             raise NonFiniteError(f"step {self.step + 1}: {fault} is not finite under AMP")
         return fault
 
+    def _fault_of_any(self, fault: Optional[str]) -> Optional[str]:
+        """Return the fault of this rank, or that another has one, so that all do the same."""
+        if not self._statistics or ranks.num_ranks() == 1:
+            return fault
+        (num_faults,) = ranks.sum_of([float(fault is not None)])
+        return fault or ("a statistic of another process" if num_faults else None)
+
     def _count_skip(self, fault: str) -> None:
         self.skips_in_a_row += 1
         text = f"step {self.step + 1}: {fault} is not finite"
@@ -381,9 +435,10 @@ class Trainer:
 
 
 def _mean_loss(figures: Sequence[tuple[int, Any, Any]]) -> float:
-    """Return the mean loss of an image of a step; waits for the device."""
+    """Return the mean loss of an image of a step, over all ranks; waits for the device."""
     loss = sum(count * float(loss) for count, loss, _ in figures)
-    return loss / sum(count for count, *_ in figures)
+    loss, num_images = ranks.sum_of([loss, sum(count for count, *_ in figures)])
+    return loss / num_images
 
 
 def _moving_buffers(model: Any) -> list[tuple[str, Any]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
+from ..averaging import ranks
 from ..plots import plot_curves
 from ..stop_signals import watched
 from .evaluate import RAW, mark_of
@@ -47,7 +48,7 @@ class SummaryHook(Hook):
 
     def after_step(self, trainer: Trainer) -> None:
         """Draw after the last step, all figures being in the record."""
-        if not trainer.is_run_end:
+        if not (trainer.is_run_end and ranks.is_first()):
             return
         records = list(read_records(self._folder / METRICS))
         path, best = self._folder / CURVES, self._evaluate.best
