@@ -9,7 +9,6 @@ from typing import Any, Sequence
 from ppema.console import (
     ArgumentParser,
     Screen,
-    be_quiet,
     import_paddle,
     log_to,
     parse_bool,
@@ -71,7 +70,6 @@ def main(argv: Sequence[str]) -> int:
         return check(arguments)
     if launched_rank() > 0:
         # Folder, lock and log are the first process's.
-        be_quiet(True)
         import_paddle()
         from ppema import builder
 
@@ -194,4 +192,4 @@ def load_data(config: Any, start: Any, accepts_others: bool) -> Any:
 
 
 if __name__ == "__main__":
-    run_tool(main)
+    run_tool(main, shares_work=True)
