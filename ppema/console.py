@@ -77,6 +77,9 @@ def import_paddle() -> None:
     SIGINT ends the process at once and in silence. For SIGTERM Paddle sets a handler of its own,
     which prints a page: it waits until ours is back.
     """
+    if num_launched() > 1:
+        # Each process would say which ports it found.
+        os.environ.setdefault("GLOG_minloglevel", "1")
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     try:
