@@ -13,7 +13,7 @@ import numpy as np
 import paddle
 
 sys.path.append(str(Path(__file__).parent / "tools"))
-from small_mnist import data_keys, write_mnist  # noqa: E402
+from small_mnist import data_keys, write_mnist
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 PAGE = (REPOSITORY / "docs/distributed.md").read_text(encoding="utf-8")
