@@ -31,6 +31,7 @@ from .parts import (
     make_loss,
     make_model,
     make_optimizer,
+    make_rounding,
     run_length,
     snapshot_interval,
     warn_of_long_windows,
@@ -92,6 +93,7 @@ def make_trainer(config: Config, data: RunData, start: Optional[Checkpoint] = No
         recompute_batches=config.recompute_batches,
         switch=config.switch,
         gate=make_gate(config),
+        rounding=make_rounding(config, model),
         fast_cpu=config.fast_cpu,
         find_unused_parameters=config.find_unused_parameters,
     )
@@ -190,6 +192,8 @@ def describe_run(
         config.Optimizer.name,
         ", ".join(f"{name} ({n.name})" for name, n in config.Averages.items()) or "none",
     )
+    if trainer.rounding is not None:
+        logger.info("weights are rounded after each step: %s", trainer.rounding)
     _describe_channels(config, trainer.model)
     if place == "cpu":
         logger.info(

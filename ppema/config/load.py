@@ -15,7 +15,7 @@ from .named import Choices, Named, convert_named
 from .render import render_tree
 from .schema import AVERAGE_NAME, FOREIGN_KEYS, Keys
 from .strict_yaml import Mapping as MappingNode
-from .strict_yaml import Node, Origin
+from .strict_yaml import Node, Origin, Scalar
 from .strict_yaml import Sequence as SequenceNode
 
 # These name other things in a run's folder, in a table or on a command line.
@@ -127,6 +127,9 @@ def _convert_key(node: Node, annotation: Any, path: str, catalog: Catalog) -> An
         return annotation(**_convert_fields(annotation, node, path, catalog))
     if annotation is Named:
         return convert_named(node, catalog[path], path)
+    if annotation == Optional[Named]:
+        is_null = isinstance(node, Scalar) and node.value is None
+        return None if is_null else convert_named(node, catalog[path], path)
     if Named in get_args(annotation):
         return _convert_collection(node, get_origin(annotation), path, catalog[path])
     return convert(node, annotation, path)

@@ -84,6 +84,9 @@ class Keys:
     LearningRate: LearningRateKeys = key("the learning rate")
     Optimizer: Named = key("a class of paddle.optimizer")
     Averages: Dict[str, Named] = key("averages of the weights, each under a name of your own", {})
+    Rounding: Optional[Named] = key(
+        "of the weights after each optimizer step, before averages see them", None
+    )
     select: str = key("the weights that count: raw, an average's name, or best", "best")
     switch: Optional[str] = key("an average to go on from at the start of each epoch", None)
     max_loss: Optional[float] = key("averages leave out steps whose loss is above it", None)

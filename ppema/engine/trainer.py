@@ -11,7 +11,7 @@ from typing import Any, Callable, Iterator, Literal, Mapping, Optional, Sequence
 
 import paddle
 
-from ..averaging import LossGate, WeightAverage, ranks, update_all
+from ..averaging import BlockFloatingPoint, LossGate, WeightAverage, ranks, update_all
 from ..averaging.batch_norm import batch_norm_statistics, synchronize_buffers
 from ..averaging.finite import FiniteCheck
 from ..errors import NonFiniteError
@@ -35,7 +35,7 @@ class Hook:
 
     for hook in hooks: hook.before_run(trainer)
     for each epoch, for each step of it:
-        forward, loss, backward, finite check, optimizer.step(), clear_grad()
+        forward, loss, backward, finite check, optimizer.step(), rounding, clear_grad()
         averages update (of large models beside the next forward, backward);  lr.step();  step += 1
         for hook in hooks: hook.after_step(trainer)     # trainer.is_epoch_end, .is_run_end
     for hook in hooks: hook.after_run(trainer)          # also when the run ends in an exception
@@ -96,6 +96,7 @@ class Trainer:
         gate: asked after each step whether the averages may be updated; waits for the device.
         switch: an average that becomes the model's weights at the start of each later epoch.
         recompute_batches: training batches that averages with `buffers="recompute"` take.
+        rounding: rounds the weights after each step that moved them, before averages see them.
         fast_cpu: on a CPU, layers take the faster forms of `fast_cpu.py`; the bits are the same.
         find_unused_parameters: of several ranks, look at each step which parameters the loss
             does not depend on, whose gradients are not waited for.
@@ -119,13 +120,14 @@ class Trainer:
         recompute_batches: int = 100,
         switch: Optional[str] = None,
         gate: Optional[LossGate] = None,
+        rounding: Optional[BlockFloatingPoint] = None,
         fast_cpu: bool = True,
         find_unused_parameters: bool = False,
     ) -> None:
         self.model, self.loss_fn, self.optimizer = model, loss_fn, optimizer
         self.reader, self.averages, self.hooks = reader, dict(averages), list(hooks)
         self.num_epochs, self.lr_scheduler = num_epochs, lr_scheduler
-        self.gate = gate
+        self.gate, self.rounding = gate, rounding
         self.fast_layers = FastLayers(model, fast_cpu)
         # What a step runs; of several ranks, it makes the gradients the mean of all.
         self._parallel = model
@@ -401,6 +403,8 @@ class Trainer:
             return False
         self.skips_in_a_row = 0
         self._require_finite(self._weights, "after the update")
+        if self.rounding is not None:
+            self.rounding.round_weights(self.step + 1)
         return True
 
     def _require_finite(self, tensors: Sequence[tuple[str, Any]], when: str) -> None:
