@@ -71,7 +71,10 @@ def main(argv: Sequence[str]) -> int:
 
         config = builder.read_config(arguments.config, arguments.opt)
         with open_run_folder(builder.run_folder(config), lock):
-            train(config, arguments)
+            if config.Swap is None:
+                train(config, arguments)
+            else:
+                train_in_phases(config, arguments)
     return 0
 
 
@@ -83,12 +86,46 @@ def check(arguments: argparse.Namespace) -> int:
 
     config = builder.read_config(arguments.config, arguments.opt)
     builder.check(config)
+    if config.of_workers is not None:
+        builder.check(config.of_workers)
     print(render(config), end="")
+    if config.of_workers is not None:
+        print(f"---\n# Swap: each worker alone\n{render(config.of_workers)}", end="")
     return 0
 
 
-def train(config: Any, arguments: argparse.Namespace) -> None:
-    """Train in the run's folder, which this process holds."""
+def train_in_phases(config: Any, arguments: argparse.Namespace) -> None:
+    """Do what the section Swap says, in the folder of the whole, which this process holds."""
+    from ppema import builder
+    from ppema.engine.run_folder import LOG, LateLogFile, open_run_folder
+
+    folder = builder.run_folder(config)
+    # A part that has begun goes on; what may be lost is seen to for all of them at once.
+    of_part = {**vars(arguments), "resume": arguments.resume and "auto", "overwrite": False}
+
+    def train_part(part: Any, parent: Any) -> None:
+        with open_run_folder(builder.run_folder(part)):
+            train(part, argparse.Namespace(**of_part), parent)
+        log_into_folder()
+
+    def log_into_folder() -> None:
+        log_file = LateLogFile()
+        log_to(Screen(), log_file)
+        log_file.open(folder / LOG)
+
+    log_to(Screen())
+    phases = builder.ParallelAveraging(config, train_part, arguments.eval)
+    phases.prepare(arguments.resume, arguments.overwrite)
+    log_into_folder()
+    phases.run(range(config.Swap.workers))
+
+
+def train(config: Any, arguments: argparse.Namespace, parent: Any = None) -> None:
+    """Train in the run's folder, which this process holds.
+
+    A run that starts does so from the weights of `parent`, a checkpoint of another on the same
+    data, where it is given.
+    """
     from ppema import builder
     from ppema.checkpoint import CheckpointStore
     from ppema.checkpoint.files import replace_file
@@ -112,14 +149,14 @@ def train(config: Any, arguments: argparse.Namespace) -> None:
             start.manifest["identity"], builder.identity(config), arguments.accept
         )
     place = builder.select_place(config)
-    data = load_data(config, start, "data" in arguments.accept)
+    data = load_data(config, start or parent, "data" in arguments.accept)
     if start is not None:
         anew |= resume.changed_data(start.manifest["data"], data.facts(config))
     signals = StopSignals()
-    trainer = builder.make_trainer(config, data, start)
+    trainer = builder.make_trainer(config, data, start, parent)
     line = ProgressLine("training")
     trainer.hooks = builder.make_hooks(
-        config, data, store, trainer.steps_per_epoch, line, arguments.eval, signals
+        config, data, store, trainer.steps_per_epoch, line, arguments.eval, signals, parent
     )
     builder.try_one_batch(config, trainer, data)
     if start is not None:

@@ -2,6 +2,7 @@
 
 from .after_run import make_candidates, posthoc_targets
 from .catalog import CATALOG, read_config
+from .parallel_averaging import ParallelAveraging, worker_config
 from .parts import check, identity, make_loss, make_model, select_place
 from .plots import NUM_MISTAKES, chosen, plot_evaluation, plots_folder
 from .run import describe_run, is_schedule_other, make_hooks, make_trainer, run_folder
@@ -12,6 +13,7 @@ from .trial import try_one_batch
 __all__ = [
     "CATALOG",
     "NUM_MISTAKES",
+    "ParallelAveraging",
     "RunData",
     "Served",
     "check",
@@ -38,4 +40,5 @@ __all__ = [
     "run_folder",
     "select_place",
     "try_one_batch",
+    "worker_config",
 ]
