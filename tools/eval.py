@@ -38,7 +38,7 @@ def main(argv: Sequence[str]) -> int:
 
     config = builder.read_config(arguments.config, arguments.opt)
     place = builder.select_place(config)
-    with builder.joined():
+    with builder.joined(place):
         evaluate_weights(config, arguments, place)
     return 0
 

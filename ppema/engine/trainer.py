@@ -65,6 +65,9 @@ class Hook:
     def after_run(self, trainer: Trainer) -> None:
         """Act once at the end, whether the run is done or broke off."""
 
+    def gather(self) -> None:
+        """Take in what the other ranks have counted; all call it before the first one saves."""
+
     def state_dict(self) -> dict[str, Any]:
         """Return what the hook must remember across a resume: numbers, text, dicts of them."""
         return {}
@@ -144,6 +147,8 @@ class Trainer:
         # Of the step done last: the learning rate, and the decay of each average.
         self.rate = math.nan
         self.decays: dict[str, float] = {}
+        # … and of each batch of it the images, their mean loss, the right answers.
+        self.figures: list[tuple[int, Any, Any]] = []
         self.totals = Totals()
         self._accumulate_steps, self._amp = accumulate_steps, amp
         self._non_finite, self._max_skips, self.skips_in_a_row = non_finite, max_skips, 0
@@ -224,8 +229,8 @@ class Trainer:
             average.wait()
         has_moved = self._move_weights(kept)
         self.optimizer.clear_grad()
-        if has_moved:
-            self.totals.add(figures)
+        self.figures = figures if has_moved else []
+        self.totals.add(self.figures)
         self._update_averages(has_moved and self._is_admitted(figures))
         self.rate = float(self.optimizer.get_lr())
         if self.lr_scheduler is not None:
@@ -247,6 +252,11 @@ class Trainer:
             average.all_reduce_statistics()
         # A mean of what is the same may be rounded: what was evaluated is what is saved.
         self._synchronized_at = self.step
+
+    def end_with_epoch(self) -> None:
+        """Let the epoch at hand be the last one; a hook calls this before the others act."""
+        self.num_epochs = self.epoch
+        self.is_run_end = self.is_epoch_end
 
     def refresh_averages(self) -> None:
         """Recompute the BN statistics of the averages that ask for it and have moved since.

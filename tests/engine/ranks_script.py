@@ -221,5 +221,5 @@ def main(folder):
 
 
 if __name__ == "__main__":
-    with joined():
+    with joined("cpu"):
         main(sys.argv[1])
