@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import math
 from functools import partial
-from typing import Any, Callable, Iterable, Iterator, Mapping, Optional
+from typing import Any, Callable, Iterable, Iterator, Mapping, Optional, Sequence
 
+import numpy as np
 import paddle
 
 from ..averaging import WeightAverage
+from ..calibration import Reliability
 from ..checkpoint import require_finite
 from ..errors import NonFiniteError
-from ..metrics import Evaluation, num_first_and_second
+from ..metrics import Evaluation, confidences, is_first_and_second
 from ..progress import track
 from ..stop_signals import watched
 from .predictions import Predictions
@@ -39,7 +41,7 @@ def evaluate(
         name: of the weights, for the progress line.
 
     Raises:
-        NonFiniteError: a weight or the loss is NaN or infinite.
+        NonFiniteError: a weight or the loss is NaN or infinite, or a logit NaN.
         StopRequest: a signal to a training run came.
     """
     require_finite(model.state_dict(), "evaluate")
@@ -58,14 +60,7 @@ def evaluate(
     finally:
         for layer, was_training in modes:
             layer.training = was_training
-    # Read from the device once: a read per batch would wait for each.
-    losses = paddle.stack([loss.reshape([]) for _, loss, _ in counted]).tolist()
-    ranks = paddle.stack([ranks for *_, ranks in counted]).sum(axis=0).tolist()
-    num_samples = sum(count for count, *_ in counted)
-    loss = math.fsum(count * loss for (count, *_), loss in zip(counted, losses)) / num_samples
-    if not math.isfinite(loss):
-        raise NonFiniteError(f"the evaluation loss is {loss}; the weights are finite, the data not")
-    return Evaluation(ranks[0] / num_samples, sum(ranks) / num_samples, loss)
+    return _summed(counted)
 
 
 def evaluate_all(
@@ -129,11 +124,28 @@ def _count_batch(
     loss_fn: Callable[..., Any],
     predictions: Optional[Predictions],
     numbered: tuple[int, Any],
-) -> tuple[int, Any, Any]:
+) -> tuple[int, Any, Any, Any]:
     start, batch = numbered
     image, label = paddle.to_tensor(batch.image), paddle.to_tensor(batch.label)
     logits = model(image)
     loss = loss_fn(logits, label)
     if predictions is not None:
         predictions.add(start, batch, logits)
-    return len(batch.label), loss, num_first_and_second(logits, label)
+    return len(batch.label), loss, is_first_and_second(logits, label), confidences(logits)
+
+
+def _summed(counted: Sequence[tuple[int, Any, Any, Any]]) -> Evaluation:
+    """Return the figures of all batches, which do not depend on the batches' order."""
+    # Read from the device once: a read per batch would wait for each.
+    counts, losses, ranks, confidence = zip(*counted)
+    num_samples = sum(counts)
+    means = paddle.stack([loss.reshape([]) for loss in losses]).tolist()
+    loss = math.fsum(count * mean for count, mean in zip(counts, means)) / num_samples
+    if not math.isfinite(loss):
+        raise NonFiniteError(f"the evaluation loss is {loss}; the weights are finite, the data not")
+    is_ranked, sure = paddle.concat(ranks).numpy(), paddle.concat(confidence).numpy()
+    if np.isnan(sure).any():
+        raise NonFiniteError("the model's logits hold NaN or Inf; the weights are finite")
+    first, both = int(is_ranked[:, 0].sum()), int(is_ranked.sum())
+    ece = Reliability.of(sure, is_ranked[:, 0]).ece
+    return Evaluation(first / num_samples, both / num_samples, loss, ece)

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import paddle
 
+from ..calibration import Reliability
 from ..plots import Mistake
 
 # Of the curves of precision over recall: 0.00, 0.01, …, 1.00.
@@ -18,7 +19,7 @@ Counts = npt.NDArray[np.int64]
 
 
 class Predictions:
-    """Gather a confusion matrix, the surest mistakes, and counts at each threshold.
+    """Gather each image's class, a confusion matrix, the surest mistakes, counts at thresholds.
 
     Batches may be added by several threads, in any order; the result is the same.
 
@@ -32,6 +33,8 @@ class Predictions:
         self._confusion: Optional[Counts] = None
         self._own: Any = 0
         self._all: Any = 0
+        self._classes: dict[int, Counts] = {}
+        self._reliability: Optional[Reliability] = None
         self.mistakes: list[Mistake] = []
 
     def add(self, start: int, batch: Any, logits: Any) -> None:
@@ -46,12 +49,28 @@ class Predictions:
         num_cells = num_classes * NUM_THRESHOLDS
         own = np.bincount(cells[rows, label], minlength=num_cells)
         every = np.bincount(cells.ravel(), minlength=num_cells)
-        mistakes = self._surest(start, batch, predicted, scores[rows, predicted])
+        confidence = scores[rows, predicted]
+        mistakes = self._surest(start, batch, predicted, confidence)
+        reliability = Reliability.of(confidence, predicted == label)
         with self._lock:
+            self._classes[start] = predicted
+            known = self._reliability
+            self._reliability = reliability if known is None else known + reliability
             self._confusion = pairs if self._confusion is None else self._confusion + pairs
             self._own, self._all = self._own + own, self._all + every
             kept = sorted([*self.mistakes, *mistakes], key=lambda m: (-m.probability, m.index))
             self.mistakes = kept[: self._num_mistakes]
+
+    @property
+    def classes(self) -> Counts:
+        """Return the class that was predicted for each image, int64 [N], in the data's order."""
+        return np.concatenate([self._classes[start] for start in sorted(self._classes)])
+
+    @property
+    def reliability(self) -> Reliability:
+        """Return the answers by how sure the model was of them."""
+        assert self._reliability is not None
+        return self._reliability
 
     @property
     def confusion(self) -> Counts:
