@@ -103,10 +103,10 @@ def make_hooks(
     run = run_length(config, steps_per_epoch)
     recorder = Recorder(store.folder, vdl_folder(config), view_options(config, data))
     evaluate = EvaluateHook(
-        make_eval_reader(config, data.eval),
+        make_eval_reader(config, data.evaluated),
         recorder,
         config.select,
-        note_on(data.eval),
+        note_on(data.evaluated),
         with_evaluation,
     )
     facts = {
@@ -124,7 +124,7 @@ def make_hooks(
     )
     log = LogHook(recorder, config.log_iter, line)
     histograms = HistogramHook(recorder)
-    summary = SummaryHook(store.folder, config.name + note_on(data.eval), evaluate)
+    summary = SummaryHook(store.folder, config.name + note_on(data.evaluated), evaluate)
     stop = StopHook(signals, checkpoint)
     return [log, histograms, evaluate, snapshots, checkpoint, summary, stop]
 
@@ -168,7 +168,9 @@ def describe_run(
     num_steps = trainer.steps_per_epoch * config.epoch
     logger.info("config %s; run folder %s; place %s", config.name, run_folder(config), place)
     logger.info("train: %s", data.train.source)
-    logger.info("eval: %s", data.eval.source)
+    logger.info("eval: %s", data.evaluated.source)
+    if data.validation is not None:
+        logger.info("left for tools/eval.py, and not looked at here: %s", data.eval.source)
     logger.info(
         "%s, %s parameters; %s; averages: %s",
         config.Model.name,
