@@ -170,7 +170,7 @@ def describe_run(
     logger.info("train: %s", data.train.source)
     logger.info("eval: %s", data.evaluated.source)
     if data.validation is not None:
-        logger.info("left for tools/eval.py, and not looked at here: %s", data.eval.source)
+        logger.info("test: %s; not looked at in training", data.eval.source)
     logger.info(
         "%s, %s parameters; %s; averages: %s",
         config.Model.name,

@@ -143,7 +143,7 @@ def load_validation_data(config: Config, manifest: Mapping[str, Any]) -> Dataset
     if saved and "validation" not in saved:
         raise OtherDataError("the run kept no validation data out of its training")
     if saved:
-        hint = _other_words(config, manifest)
+        hint = _other_words(config, manifest, "validation")
         require_digest(validation, saved["validation"]["digest"], hint)
     return validation
 
@@ -265,7 +265,7 @@ def _make_reader(
 
 def _note(kind: str, is_validation: bool) -> str:
     parts = ["the embedded UCI digits, not MNIST"] if kind == "digits" else []
-    parts += ["validation images, kept out of training"] if is_validation else []
+    parts += ["validation images"] if is_validation else []
     return f" (on {'; '.join(parts)})" if parts else ""
 
 
@@ -285,8 +285,11 @@ def _divided(config: Config, dataset: Dataset) -> tuple[Dataset, Optional[Datase
         raise config.error(fault.key, str(fault)) from None
 
 
-def _other_words(config: Config, manifest: Mapping[str, Any]) -> str:
-    """Return which keys divide the data otherwise than in a run, as the end of a message."""
+def _other_words(config: Config, manifest: Mapping[str, Any], keys: str = "") -> str:
+    """Return which keys divide the data otherwise than in a run, as the end of a message.
+
+    `keys` is how those begin that matter.
+    """
     before = manifest.get("config_values")
     if not isinstance(before, Mapping):
         return ""
@@ -294,7 +297,7 @@ def _other_words(config: Config, manifest: Mapping[str, Any]) -> str:
     for key, value in dataclasses.asdict(_words_of(config)).items():
         # A run that began before there was such a key had its default.
         old = before.get(key, getattr(Config, key))
-        if old != value:
+        if old != value and key.startswith(keys):
             changed.append(f"{key} was {_said(old)}, is {_said(value)}")
     return f"; {', '.join(changed)}" if changed else ""
 

@@ -58,6 +58,6 @@ class SummaryHook(Hook):
         if best:
             text = (
                 f"{word}: {best['average']} of step {best['step']}, "
-                f"top1 {100 * best['top1']:.2f} %  loss {best['loss']:.4f}"
+                f"top1 {100 * best['top1']:.2f} %  loss {best['loss']:.4f}{self._evaluate.note}"
             )
         logger.info("%s: %s", self._folder, text, extra={"is_result": True})
