@@ -128,10 +128,10 @@ def make_hooks(
     run = run_length(config, steps_per_epoch)
     recorder = _make_recorder(config, data, store.folder)
     evaluate = EvaluateHook(
-        make_eval_reader(config, data.eval),
+        make_eval_reader(config, data.evaluated),
         recorder,
         config.select,
-        note_on(data.eval),
+        note_on(data.evaluated),
         with_evaluation,
     )
     facts = {
@@ -151,7 +151,7 @@ def make_hooks(
     )
     log = LogHook(recorder, config.log_iter, line)
     histograms = HistogramHook(recorder)
-    summary = SummaryHook(store.folder, config.name + note_on(data.eval), evaluate)
+    summary = SummaryHook(store.folder, config.name + note_on(data.evaluated), evaluate)
     stop = StopHook(signals, checkpoint)
     # Before all others, which act on the end of a run.
     goals = [] if config.Swap is None else [AccuracyGoal(config.Swap.until_accuracy)]
@@ -203,7 +203,9 @@ def describe_run(
     num_steps = trainer.steps_per_epoch * config.epoch
     logger.info("config %s; run folder %s; place %s", config.name, run_folder(config), place)
     logger.info("train: %s", data.train.source)
-    logger.info("eval: %s", data.eval.source)
+    logger.info("eval: %s", data.evaluated.source)
+    if data.validation is not None:
+        logger.info("test: %s; not looked at in training", data.eval.source)
     logger.info(
         "%s, %s parameters; %s; averages: %s",
         config.Model.name,

@@ -145,6 +145,38 @@ class Keys:
     recompute_batches: int = key(
         "training batches for averages with buffers: recompute", 100, at_least=1, at_most=_MOST
     )
+    validation: Union[int, float, None] = key(
+        "kept out of TrainDataset, of each class alike, and evaluated on during training in place "
+        "of EvalDataset: a share such as 0.1, or a whole number of images",
+        None,
+        above=0,
+    )
+    validation_seed: int = key(
+        "of which images these are, whatever seed is", 0, at_least=0, at_most=2**32 - 1
+    )
+    train_samples: Optional[int] = key(
+        "train on so many images only, as many of each class as of any other where there are so "
+        "many; of those that validation leaves",
+        None,
+        at_least=1,
+        at_most=_MOST,
+    )
+    train_samples_seed: int = key(
+        "of which images these are, whatever seed is", 0, at_least=0, at_most=2**32 - 1
+    )
+    label_noise: float = key(
+        "share of the training images, not of validation, whose label is replaced by another, "
+        "each other class being as likely",
+        0.0,
+        at_least=0,
+        at_most=1,
+    )
+    label_noise_seed: int = key(
+        "of which images these are, and of their labels, whatever seed is",
+        0,
+        at_least=0,
+        at_most=2**32 - 1,
+    )
     offline: Literal["digits", "error"] = key(
         "where no MNIST can be had: the embedded digits, or an error", "error"
     )
@@ -172,7 +204,7 @@ _AS_TRANSFORMS = (
     "is written in the readers here: TrainReader: {batch_size: 64, transforms: "
     "[{name: RandomHorizontalFlip, prob: 0.5}]}"
 )
-_NO_METRIC = "is not needed here: evaluation gives top-1, top-2 and the loss"
+_NO_METRIC = "is not needed here: evaluation gives top-1, top-2, the loss and the ECE"
 _AN_EMA = _AS_SECTION + "Averages: {ema: {name: ExponentialMovingAverage, "
 # What users of PaddleDetection and PaddleClas will try, and how it is said here.
 FOREIGN_KEYS = {

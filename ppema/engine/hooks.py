@@ -118,7 +118,7 @@ class EvaluateHook(Hook):
         is_enabled: bool = True,
     ) -> None:
         self._reader, self.recorder = reader, recorder
-        self.select, self._note, self._is_enabled = select, note, is_enabled
+        self.select, self.note, self._is_enabled = select, note, is_enabled
         self.evaluations: dict[str, Evaluation] = {}
         self.winner: Optional[str] = None
         self.best: dict[str, Any] = {}
@@ -157,7 +157,7 @@ class EvaluateHook(Hook):
             "Eval: epoch %d, step %d%s\n%s",
             trainer.epoch,
             trainer.step,
-            self._note,
+            self.note,
             table(evaluations, self.winner, self.select),
         )
 
