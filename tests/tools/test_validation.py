@@ -8,6 +8,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+import yaml
 from in_process import REPOSITORY, run_in
 from small_mnist import data_keys
 
@@ -144,6 +145,12 @@ def test_a_run_of_an_earlier_version_goes_on_without_its_figures_and_keys(run_to
     records = [json.loads(line) for line in metrics.read_text().splitlines()]
     has_ece = [(r["epoch"], "ece" in r) for r in records if r["split"] == "eval"]
     assert set(has_ece) == {(1, False), (2, True)}
+
+
+def test_an_export_says_what_its_figures_are_on(tool):
+    assert tool("export_model", "--average", "raw").code == 0
+    facts = yaml.safe_load(Path(f"output_inference/{RUN.name}/infer_cfg.yml").read_text())
+    assert facts["source"]["figures_on"] == "validation"
 
 
 def test_averages_made_after_the_run_are_chosen_on_validation(tool, trained):
