@@ -323,6 +323,6 @@ def test_the_commands_on_the_page_work_in_its_order(run_tool, tmp_path):
 
 def test_the_pictures_of_the_page_are_there():
     found = re.findall(r"\]\((images/[^)]+)\)", PAGE)
-    assert len(found) == 4
+    assert len(found) == 5
     for picture in found:
         assert (REPOSITORY / "docs" / picture).is_file(), picture
