@@ -6,7 +6,17 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ppema.plots import Mistake, PixelScale, confusion, draw_mistakes, figure, plot_confusion
+from ppema.calibration import Reliability
+from ppema.plots import (
+    Mistake,
+    PixelScale,
+    confusion,
+    draw_mistakes,
+    figure,
+    plot_confusion,
+    plot_reliability,
+    reliability,
+)
 from ppema.plots.mistakes import plot_mistakes
 
 COUNTS = np.array([[8, 2, 0], [0, 9, 1], [0, 0, 0]])
@@ -16,7 +26,8 @@ COUNTS = np.array([[8, 2, 0], [0, 9, 1], [0, 0, 0]])
 def drawn(monkeypatch):
     """Return the figures that would have been saved."""
     figures = []
-    monkeypatch.setattr(confusion, "save", lambda figure, *_: figures.append(figure))
+    for module in (confusion, reliability):
+        monkeypatch.setattr(module, "save", lambda figure, *_: figures.append(figure))
     yield figures
     from matplotlib import pyplot
 
@@ -126,3 +137,18 @@ def test_a_sheet_is_written_as_a_picture(tmp_path):
     with Image.open(path) as image:
         assert image.size[0] > 150
     assert [entry.name for entry in path.parent.iterdir()] == ["m.png"]
+
+
+def test_a_reliability_diagram_has_a_bar_for_each_bin_with_answers_and_its_gap(drawn, tmp_path):
+    confidence = np.array([0.5, 0.52, 0.99, 0.97], np.float32)
+    found = Reliability.of(confidence, np.array([True, False, True, True]))
+    plot_reliability(found, "a model", tmp_path / "r.png")
+    upper, lower = drawn[0].axes
+    right, gaps = upper.containers
+    assert [bar.get_height() for bar in right] == [50, 100]
+    assert [bar.get_x() for bar in right] == [pytest.approx(100 * b / 15) for b in (7, 14)]
+    assert [bar.get_y() for bar in gaps] == [50, 100]
+    assert [bar.get_height() for bar in gaps] == [pytest.approx(1, abs=1e-4), pytest.approx(-2)]
+    assert [bar.get_height() for bar in lower.containers[0]] == [0] * 7 + [2] + [0] * 6 + [2]
+    # (2 * 0.01 + 2 * 0.02) / 4
+    assert upper.get_title() == "a model\nECE 1.50 % (15 bins)"

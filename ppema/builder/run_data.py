@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import inspect
 import logging
 from dataclasses import dataclass, replace
@@ -19,14 +18,11 @@ from ..data import (
     ImageFolder,
     LoaderReader,
     NoDownloader,
-    PartFault,
-    PartWords,
     Preprocess,
     Reader,
     Step,
     TransformFault,
     Transforms,
-    divide,
     load_dataset,
     load_datasets,
     require_digest,
@@ -34,6 +30,7 @@ from ..data import (
 )
 from ..errors import OtherDataError
 from .catalog import construct
+from .divided import divided, other_words
 
 logger = logging.getLogger(__name__)
 
@@ -93,13 +90,14 @@ def load_data(config: Config, start: Optional[Checkpoint], accepts_others: bool 
         config.offline,
         required_kind=saved["kind"] if saved else None,
     )
-    train, validation = _divided(config, train)
+    train, validation = divided(config, train)
     folders = _folder_of(train_request), _folder_of(eval_request)
     data = RunData(train, evaluation, *folders, validation)
     if saved and start is not None:
-        hint = _other_words(config, start.manifest)
+        hint = other_words(config, start.manifest)
         require_digest(train, saved["train"]["digest"], hint)
         require_digest(evaluation, saved["eval"]["digest"])
+        require_digest(data.evaluated, saved.get("validation", saved["eval"])["digest"], hint)
     return data
 
 
@@ -139,12 +137,12 @@ def load_validation_data(config: Config, manifest: Mapping[str, Any]) -> Dataset
     saved = manifest.get("data")
     request = _request(config, config.TrainDataset, saved and saved["train"])
     whole = load_dataset(request, config.offline, required_kind=saved["kind"] if saved else None)
-    _, validation = _divided(config, whole)
+    _, validation = divided(config, whole)
     assert validation is not None
     if saved and "validation" not in saved:
         raise OtherDataError("the run kept no validation data out of its training")
     if saved:
-        hint = _other_words(config, manifest, "validation")
+        hint = other_words(config, manifest, "validation")
         require_digest(validation, saved["validation"]["digest"], hint)
     return validation
 
@@ -272,43 +270,6 @@ def _note(kind: str, is_validation: bool) -> str:
     parts = ["the embedded UCI digits, not MNIST"] if kind == "digits" else []
     parts += ["validation images"] if is_validation else []
     return f" (on {'; '.join(parts)})" if parts else ""
-
-
-def _words_of(config: Config) -> PartWords:
-    return PartWords(**{f.name: getattr(config, f.name) for f in dataclasses.fields(PartWords)})
-
-
-def _divided(config: Config, dataset: Dataset) -> tuple[Dataset, Optional[Dataset]]:
-    """Return what is trained on, and what validation takes.
-
-    Raises:
-        ConfigError: there are not so many images; with its line.
-    """
-    try:
-        return divide(dataset, _words_of(config))
-    except PartFault as fault:
-        raise config.error(fault.key, str(fault)) from None
-
-
-def _other_words(config: Config, manifest: Mapping[str, Any], keys: str = "") -> str:
-    """Return which keys divide the data otherwise than in a run, as the end of a message.
-
-    `keys` is how those begin that matter.
-    """
-    before = manifest.get("config_values")
-    if not isinstance(before, Mapping):
-        return ""
-    changed = []
-    for key, value in dataclasses.asdict(_words_of(config)).items():
-        # A run that began before there was such a key had its default.
-        old = before.get(key, getattr(Config, key))
-        if old != value and key.startswith(keys):
-            changed.append(f"{key} was {_said(old)}, is {_said(value)}")
-    return f"; {', '.join(changed)}" if changed else ""
-
-
-def _said(value: Any) -> str:
-    return "not set" if value is None else str(value)
 
 
 def _folder_of(request: Any) -> Optional[str]:

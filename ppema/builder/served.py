@@ -49,6 +49,7 @@ class Served:
             "epoch": manifest.get("epoch"),
             "average": self.name,
             "figures": manifest.get("metrics", {}).get(self.name),
+            "figures_on": "validation" if "validation" in manifest.get("data", {}) else "test",
             "weights": self.weights.digest(self.name),
         }
 

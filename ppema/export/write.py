@@ -37,6 +37,7 @@ _REMARKS = {
     "preprocess.transforms": "of paddle.vision.transforms, then, in turn",
     "preprocess.mean": "a pixel x becomes (x - mean) / std; floats stay as they are",
     "source.figures": "of these weights on the run's evaluation data",
+    "source.figures_on": "test: of EvalDataset; validation: kept out of TrainDataset",
     "check": "the exported model beside the trained one",
 }
 

@@ -109,3 +109,10 @@ def test_an_evaluation_gathers_in_its_one_pass_and_gives_the_same_figures():
         assert gathered_.confusion.sum() == 40
         assert gathered_.confusion.trace() / 40 == found[name].top1
         assert gathered_.mistakes[0].image.shape == (1, 28, 28)
+
+
+def test_classes_are_in_the_order_of_the_data_whichever_batch_comes_first(batches):
+    _, scores = together(batches)
+    found = gathered(batches[::-1]).classes
+    assert found.dtype == np.int64
+    np.testing.assert_array_equal(found, scores.argmax(axis=1))

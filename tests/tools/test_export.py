@@ -119,6 +119,7 @@ def test_infer_cfg_says_what_goes_in_and_comes_out_and_where_it_is_from(export, 
         "epoch": 1,
         "average": "ema",
         "figures": manifest["metrics"]["ema"],
+        "figures_on": "test",
         "weights": {
             "file": "ema.pdparams",
             "sha256": manifest["files"]["ema.pdparams"]["sha256"],

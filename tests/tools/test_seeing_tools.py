@@ -318,11 +318,11 @@ def test_the_commands_on_the_page_work_in_its_order(run_tool, tmp_path):
     assert done == ["train", "eval", "dashboard", "chromium", "train", "compare"]
     assert Path("output/lenet_mnist/curves.png").is_file()
     drawn = [path.stem.split("_")[1] for path in Path("output/lenet_mnist/plots").iterdir()]
-    assert sorted(drawn) == ["confusion", "mistakes"]
+    assert sorted(drawn) == ["confusion", "mistakes", "reliability"]
 
 
 def test_the_pictures_of_the_page_are_there():
     found = re.findall(r"\]\((images/[^)]+)\)", PAGE)
-    assert len(found) == 4
+    assert len(found) == 5
     for picture in found:
         assert (REPOSITORY / "docs" / picture).is_file(), picture
