@@ -29,7 +29,7 @@ ALLOWED = {
     "metrics": set(),
     "plots": {"checkpoint", "errors"},
     "progress": set(),
-    "console": {"errors", "progress"},
+    "console": {"errors", "launch", "progress"},
     "run_lock": {"errors"},
     "launch": set(),
     "nearby": set(),

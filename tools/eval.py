@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from typing import Sequence
+from typing import Any, Sequence
 
 from ppema.console import ArgumentParser, Screen, import_paddle, log_to, run_tool, say
 
@@ -35,16 +35,26 @@ def main(argv: Sequence[str]) -> int:
     # Once the arguments are right: it takes a second.
     import_paddle()
     from ppema import builder
+
+    config = builder.read_config(arguments.config, arguments.opt)
+    place = builder.select_place(config)
+    with builder.joined(place):
+        evaluate_weights(config, arguments, place)
+    return 0
+
+
+def evaluate_weights(config: Any, arguments: argparse.Namespace, place: str) -> None:
+    """Evaluate what the arguments say; of several processes, each does a share of the batches."""
+    from ppema import builder
+    from ppema.averaging import ranks
     from ppema.engine.evaluate import evaluate, table
     from ppema.engine.predictions import Predictions
     from ppema.engine.weights import find_weights
     from ppema.fast_cpu import FastLayers
 
-    config = builder.read_config(arguments.config, arguments.opt)
-    place = builder.select_place(config)
     weights = find_weights(config.weights, builder.run_folder(config), arguments.average)
     folder = None if arguments.plots is None else builder.plots_folder(arguments.plots, weights)
-    dataset = builder.load_eval_data(config, weights.manifest)
+    dataset = builder.load_in_turn(lambda: builder.load_eval_data(config, weights.manifest))
     model, loss_fn = builder.make_model(config), builder.make_loss(config)
     reader = builder.make_eval_reader(config, dataset)
     fast_layers = FastLayers(model, config.fast_cpu)
@@ -56,14 +66,15 @@ def main(argv: Sequence[str]) -> int:
         weights.load(name, model)
         with fast_layers.in_use():
             evaluations[name] = evaluate(model, loss_fn, reader, predictions.get(name), name)
+    if not ranks.is_first():
+        return
     print(table(evaluations, weights.winner, config.select))
     if folder is not None:
         name = builder.chosen(evaluations, weights.winner)
         title = f"{config.name}, {weights.title(name)}, top-1 {100 * evaluations[name].top1:.2f} %"
         files = builder.plot_evaluation(name, title, predictions[name], dataset, folder)
         print(f"{name} drawn: {', '.join(map(str, files))}")
-    return 0
 
 
 if __name__ == "__main__":
-    run_tool(main)
+    run_tool(main, shares_work=True)

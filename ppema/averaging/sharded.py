@@ -23,7 +23,6 @@ class Layout(Protocol):
 
     can_apply: bool
 
-    def refresh(self) -> None: ...
     def own(self, whole: Mapping[str, Any]) -> dict[str, Any]: ...
     def whole(self, held: Mapping[str, Any], keep: bool) -> dict[str, Any]: ...
     def whole_state(self, state: dict[str, Any], keep: bool) -> dict[str, Any]: ...
@@ -72,6 +71,7 @@ class ShardedAverage:
         self._layout: Layout
         if slices is not None:
             self._layout = SlicedLayout(slices)
+            _refresh_at_updates(average, slices)
         else:
             sizes = {s.name: s.live.size for s in shadows if not s.is_statistic}
             owners = assign_owners(sizes, ranks.num_ranks())
@@ -88,7 +88,6 @@ class ShardedAverage:
 
     def update(self) -> float:
         """Fold this rank's part of the weights in; see `WeightAverage.update`."""
-        self._layout.refresh()
         return self._local.update()
 
     def averaged_state_dict(self, everywhere: bool = True) -> dict[str, Any]:
@@ -282,9 +281,6 @@ class _OwnedLayout:
     def __init__(self, owners: Mapping[str, int], templates: Mapping[str, _Template]) -> None:
         self._owners, self._templates = owners, templates
 
-    def refresh(self) -> None:
-        """Do nothing: the weights are the model's own."""
-
     def own(self, whole: Mapping[str, Any]) -> dict[str, Any]:
         """Return what of whole tensors, by name, this rank averages."""
         rank = ranks.rank()
@@ -304,6 +300,17 @@ class _OwnedLayout:
             names = [name for name, owner in self._owners.items() if owner == source]
             ranks.broadcast_tensors([state[name] for name in names], source)
         return state if keep else {}
+
+
+def _refresh_at_updates(average: WeightAverage, slices: FlatSlices) -> None:
+    """Have an average look at the slices anew at each update, an attached optimizer's too."""
+
+    def update() -> float:
+        slices.refresh()
+        return type(average).update(average)
+
+    # What updates several averages at once asks one by its own where it has one.
+    setattr(average, "update", update)  # noqa: B010 - to mypy a method is no variable
 
 
 def _keep_only(average: WeightAverage, names: Iterable[str]) -> None:

@@ -22,7 +22,7 @@ class FlatSlices(paddle.nn.Layer):
 
     Its parameters have the names of the model's. Of one that is cut it is a copy of this rank's
     slice, of shape [padded size / number of ranks]; of one that is whole, the model's own. An
-    average of this layer is an average of the slices, which `ShardedAverage` makes whole.
+    average of this layer is one of the slices: `ShardedAverage` makes it follow them, and whole.
 
     Args:
         model: the layer that was given to `group_sharded_parallel`, after that call.
@@ -118,10 +118,6 @@ class SlicedLayout:
 
     def __init__(self, slices: FlatSlices) -> None:
         self._slices = slices
-
-    def refresh(self) -> None:
-        """Look at the weights anew, before an update."""
-        self._slices.refresh()
 
     def own(self, whole: Mapping[str, Any]) -> dict[str, Any]:
         """Return what of whole tensors, by name, this rank holds."""

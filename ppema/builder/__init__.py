@@ -2,6 +2,7 @@
 
 from .after_run import make_candidates, posthoc_targets
 from .catalog import CATALOG, read_config
+from .parallel_averaging import ParallelAveraging, worker_config
 from .parts import check, identity, make_loss, make_model, select_place
 from .plots import NUM_MISTAKES, chosen, plot_evaluation, plots_folder
 from .processes import find_together, joined, load_in_turn, make_signals
@@ -13,6 +14,7 @@ from .trial import try_one_batch
 __all__ = [
     "CATALOG",
     "NUM_MISTAKES",
+    "ParallelAveraging",
     "RunData",
     "Served",
     "check",
@@ -43,4 +45,5 @@ __all__ = [
     "run_folder",
     "select_place",
     "try_one_batch",
+    "worker_config",
 ]

@@ -108,6 +108,13 @@ def is_union(annotation: Any) -> bool:
     return get_origin(annotation) in _UNIONS
 
 
+def section_of(annotation: Any) -> Optional[type]:
+    """Return the dataclass whose fields are the keys of a section, which may be optional."""
+    members = get_args(annotation) if is_union(annotation) else (annotation,)
+    sections = [m for m in members if isinstance(m, type) and dataclasses.is_dataclass(m)]
+    return sections[0] if sections else None
+
+
 def suggest(found: str, allowed: Iterable[str]) -> str:
     """Return `; did you mean 'decay'?`, or the allowed words where none is near."""
     names = list(allowed)

@@ -15,6 +15,16 @@ _MOST = 10**9
 _WORKERS = (
     "processes that make batches ahead, of data not in memory or transformed; 0 makes them in turn"
 )
+# The section of other keys; it is a config itself.
+ALONE = "Swap.alone"
+# What all phases have in common, and what phase 2 cannot have at all.
+_COMMON = "is the same in all phases; leave it out here"
+NOT_ALONE = {
+    **dict.fromkeys(("Model", "TrainDataset", "EvalDataset"), _COMMON),
+    **dict.fromkeys(("save_dir", "vdl_log_dir", "weights"), _COMMON),
+    "pretrain_weights": "is for phase 1; workers begin at the weights that it ends with",
+    "Swap": "has no place in itself",
+}
 # Of an average: it names files and folders.
 AVERAGE_NAME = re.compile(r"[a-z][a-z0-9_]*")
 
@@ -71,6 +81,24 @@ class EvalReaderKeys:
 
 
 @dataclass
+class SwapKeys:
+    """Stochastic weight averaging in parallel: a common start, workers apart, their mean."""
+
+    until_accuracy: float = key(
+        "phase 1 ends with the first epoch of this training accuracy, such as 0.98, and after "
+        "`epoch` epochs in any case",
+        above=0,
+        at_most=1,
+    )
+    alone: Dict[str, Any] = key(
+        "keys of a config that are others for a worker alone (phase 2); epoch at least"
+    )
+    workers: int = key(
+        "that go on from phase 1, each in an order of its own", 4, at_least=2, at_most=1000
+    )
+
+
+@dataclass
 class Keys:
     """The keys of a config file, in the order in which a merged config shows them."""
 
@@ -84,6 +112,9 @@ class Keys:
     LearningRate: LearningRateKeys = key("the learning rate")
     Optimizer: Named = key("a class of paddle.optimizer")
     Averages: Dict[str, Named] = key("averages of the weights, each under a name of your own", {})
+    Rounding: Optional[Named] = key(
+        "of the weights after each optimizer step, before averages see them", None
+    )
     select: str = key("the weights that count: raw, an average's name, or best", "best")
     switch: Optional[str] = key("an average to go on from at the start of each epoch", None)
     max_loss: Optional[float] = key("averages leave out steps whose loss is above it", None)
@@ -92,6 +123,9 @@ class Keys:
     )
     posthoc_every: Union[int, float, str, None] = key(
         "between snapshots of each PowerFunctionEMA: steps, or such as 2 %", None
+    )
+    Swap: Optional[SwapKeys] = key(
+        "train in three phases, the last of which averages workers (SWAP)", None
     )
     use_gpu: Union[bool, Literal["auto"]] = key("auto: where CUDA is built in and visible", "auto")
     fast_cpu: bool = key("on a CPU, faster forms of convolution and pooling; the same bits", True)

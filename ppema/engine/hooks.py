@@ -220,6 +220,8 @@ class CheckpointHook(Hook):
         """
         trainer.synchronize()
         require_same_weights(trainer)
+        for hook in trainer.hooks:
+            hook.gather()
         of_ranks = ranks.gather(rank_state(trainer))
         if ranks.is_first():
             self._write(trainer, is_open, of_ranks)

@@ -19,6 +19,8 @@ _CONTINUED = {
     "best": dict,
     "identity": dict,
     "steps_per_epoch": int,
+    # Not in a manifest of an earlier version.
+    "processes": (int, type(None)),
     "data": {"kind": str, "train": _DATA, "eval": _DATA},
     "config_values": {
         "epoch": int,

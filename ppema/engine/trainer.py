@@ -11,7 +11,7 @@ from typing import Any, Callable, Iterator, Literal, Mapping, Optional, Sequence
 
 import paddle
 
-from ..averaging import LossGate, WeightAverage, ranks, update_all
+from ..averaging import BlockFloatingPoint, LossGate, WeightAverage, ranks, update_all
 from ..averaging.batch_norm import batch_norm_statistics, synchronize_buffers
 from ..averaging.finite import FiniteCheck
 from ..errors import NonFiniteError
@@ -35,7 +35,7 @@ class Hook:
 
     for hook in hooks: hook.before_run(trainer)
     for each epoch, for each step of it:
-        forward, loss, backward, finite check, optimizer.step(), clear_grad()
+        forward, loss, backward, finite check, optimizer.step(), rounding, clear_grad()
         averages update (of large models beside the next forward, backward);  lr.step();  step += 1
         for hook in hooks: hook.after_step(trainer)     # trainer.is_epoch_end, .is_run_end
     for hook in hooks: hook.after_run(trainer)          # also when the run ends in an exception
@@ -64,6 +64,9 @@ class Hook:
 
     def after_run(self, trainer: Trainer) -> None:
         """Act once at the end, whether the run is done or broke off."""
+
+    def gather(self) -> None:
+        """Take in what the other ranks have counted; all call it before the first one saves."""
 
     def state_dict(self) -> dict[str, Any]:
         """Return what the hook must remember across a resume: numbers, text, dicts of them."""
@@ -96,6 +99,7 @@ class Trainer:
         gate: asked after each step whether the averages may be updated; waits for the device.
         switch: an average that becomes the model's weights at the start of each later epoch.
         recompute_batches: training batches that averages with `buffers="recompute"` take.
+        rounding: rounds the weights after each step that moved them, before averages see them.
         fast_cpu: on a CPU, layers take the faster forms of `fast_cpu.py`; the bits are the same.
         find_unused_parameters: of several ranks, look at each step which parameters the loss
             does not depend on, whose gradients are not waited for.
@@ -119,13 +123,14 @@ class Trainer:
         recompute_batches: int = 100,
         switch: Optional[str] = None,
         gate: Optional[LossGate] = None,
+        rounding: Optional[BlockFloatingPoint] = None,
         fast_cpu: bool = True,
         find_unused_parameters: bool = False,
     ) -> None:
         self.model, self.loss_fn, self.optimizer = model, loss_fn, optimizer
         self.reader, self.averages, self.hooks = reader, dict(averages), list(hooks)
         self.num_epochs, self.lr_scheduler = num_epochs, lr_scheduler
-        self.gate = gate
+        self.gate, self.rounding = gate, rounding
         self.fast_layers = FastLayers(model, fast_cpu)
         # What a step runs; of several ranks, it makes the gradients the mean of all.
         self._parallel = model
@@ -142,6 +147,8 @@ class Trainer:
         # Of the step done last: the learning rate, and the decay of each average.
         self.rate = math.nan
         self.decays: dict[str, float] = {}
+        # … and of each batch of it the images, their mean loss, the right answers.
+        self.figures: list[tuple[int, Any, Any]] = []
         self.totals = Totals()
         self._accumulate_steps, self._amp = accumulate_steps, amp
         self._non_finite, self._max_skips, self.skips_in_a_row = non_finite, max_skips, 0
@@ -222,8 +229,8 @@ class Trainer:
             average.wait()
         has_moved = self._move_weights(kept)
         self.optimizer.clear_grad()
-        if has_moved:
-            self.totals.add(figures)
+        self.figures = figures if has_moved else []
+        self.totals.add(self.figures)
         self._update_averages(has_moved and self._is_admitted(figures))
         self.rate = float(self.optimizer.get_lr())
         if self.lr_scheduler is not None:
@@ -245,6 +252,11 @@ class Trainer:
             average.all_reduce_statistics()
         # A mean of what is the same may be rounded: what was evaluated is what is saved.
         self._synchronized_at = self.step
+
+    def end_with_epoch(self) -> None:
+        """Let the epoch at hand be the last one; a hook calls this before the others act."""
+        self.num_epochs = self.epoch
+        self.is_run_end = self.is_epoch_end
 
     def refresh_averages(self) -> None:
         """Recompute the BN statistics of the averages that ask for it and have moved since.
@@ -401,6 +413,8 @@ class Trainer:
             return False
         self.skips_in_a_row = 0
         self._require_finite(self._weights, "after the update")
+        if self.rounding is not None:
+            self.rounding.round_weights(self.step + 1)
         return True
 
     def _require_finite(self, tensors: Sequence[tuple[str, Any]], when: str) -> None:

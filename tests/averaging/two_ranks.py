@@ -210,6 +210,16 @@ def follow(cut, whole):
                 parameter.set_value(source)
 
 
+class Follower:
+    """An optimizer of a model that is cut: it leaves other slices after each step."""
+
+    def __init__(self, cut, whole):
+        self.models = cut, whole
+
+    def step(self):
+        follow(*self.models)
+
+
 def case_slices(folder):
     """Averages of slices against a twin of the whole model."""
     whole, cut = make_model(), make_model()
@@ -240,9 +250,10 @@ def case_slices(folder):
         **arrays_of(state, "found_state/"),
         "num_entries": num_entries,
     }
-    follow(cut, whole)
+    optimizer = Follower(cut, whole)
+    continued.local.attach(optimizer)
+    optimizer.step()
     twin.update()
-    continued.update()
     twin.all_reduce_statistics()
     found.update(arrays_of(twin.averaged_state_dict(), "wanted_next/"))
     found.update(arrays_of(continued.averaged_state_dict(), "found_next/"))
