@@ -13,12 +13,13 @@ from pathlib import Path
 import numpy as np
 import paddle
 import pytest
-import two_ranks
+import shards
 
 import ppema
-from ppema.averaging.sharded import assign_owners
+from ppema.averaging.owned import assign_owners
 
-TESTS = Path(__file__).resolve().parents[1]
+SCRIPT = Path(__file__).with_name("two_ranks.py").resolve()
+TESTS = SCRIPT.parents[1]
 PATHS = [str(TESTS.parent), str(TESTS)]
 
 
@@ -28,14 +29,14 @@ def folder(tmp_path_factory):
     paddle.save(average_of_one(steps=3).state_dict(), str(folder / "one.pdparams"))
     launch = ["paddle.distributed.launch", "--nproc_per_node", "2", "--log_dir", "log"]
     result = subprocess.run(
-        [sys.executable, "-m", *launch, two_ranks.__file__, str(folder)],
+        [sys.executable, "-m", *launch, str(SCRIPT), str(folder)],
         cwd=folder,
         env={**os.environ, "PYTHONPATH": os.pathsep.join(PATHS)},
         capture_output=True,
         text=True,
         timeout=120,
     )
-    assert result.returncode == 0, result.stderr[-3000:]
+    assert result.returncode == 0, (result.stdout + result.stderr)[-3000:]
     return folder
 
 
@@ -47,10 +48,10 @@ def ranks(folder):
 
 def average_of_one(steps):
     """Return an average that one process made in so many steps."""
-    model = two_ranks.make_model()
-    average = two_ranks.KINDS["lawa"](model)
+    model = shards.make_model()
+    average = shards.KINDS["lawa"](model)
     for step in range(steps):
-        two_ranks.move_weights(model, step, 0)
+        shards.move_weights(model, step, 0)
         average.update()
     return average
 
@@ -75,15 +76,16 @@ def assert_close(found, wanted, rtol=1e-5):
         np.testing.assert_allclose(found[name], wanted[name], rtol, 1e-7, err_msg=name)
 
 
-@pytest.mark.parametrize("kind", list(two_ranks.KINDS))
+@pytest.mark.parametrize("kind", list(shards.KINDS))
 def test_spread_average_is_the_whole_one_to_the_bit(ranks, kind):
     for arrays in ranks:
         assert_same(part(arrays, f"{kind}/found/"), part(arrays, f"{kind}/wanted/"))
         assert_same(part(arrays, f"{kind}/found_state/"), part(arrays, f"{kind}/wanted_state/"))
-    assert_same(part(ranks[0], f"{kind}/found/"), part(ranks[1], f"{kind}/found/"))
+    for name in ("found", "found_state"):
+        assert_same(*(part(arrays, f"{kind}/{name}/") for arrays in ranks))
 
 
-@pytest.mark.parametrize("kind", list(two_ranks.KINDS))
+@pytest.mark.parametrize("kind", list(shards.KINDS))
 def test_each_rank_averages_a_part(ranks, kind):
     (whole, first), (_, second) = (arrays[f"{kind}/num_weights"] for arrays in ranks)
     num_statistics = 0 if kind == "swa" else 2 * 16
@@ -117,10 +119,10 @@ def test_state_goes_from_one_process_to_two_and_back(folder, ranks):
     wanted = average_of_one(steps=5)
     stored = paddle.load(str(folder / "two.pdparams"))
     for make in (lambda average: average, ppema.ShardedAverage):
-        continued = make(two_ranks.KINDS["lawa"](two_ranks.make_model()))
+        continued = make(shards.KINDS["lawa"](shards.make_model()))
         continued.set_state_dict(stored)
-        found = two_ranks.arrays_of(continued.state_dict())
-        assert_same(found, two_ranks.arrays_of(wanted.state_dict()))
+        found = shards.arrays_of(continued.state_dict())
+        assert_same(found, shards.arrays_of(wanted.state_dict()))
 
 
 def test_only_the_first_rank_keeps_what_is_saved_where_asked(ranks):
