@@ -16,6 +16,7 @@ from typing import Any, Callable, Optional, Sequence
 
 from . import progress
 from .errors import ConfigError, PpemaError
+from .launch import launched_rank, num_launched
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _TRACEBACK = "PPEMA_TRACEBACK"
@@ -29,10 +30,11 @@ _LARGEST_MMAP_THRESHOLD = 32 << 20
 _TRIM_THRESHOLD = 1 << 30
 
 
-def run_tool(main: Callable[[Sequence[str]], int]) -> None:
+def run_tool(main: Callable[[Sequence[str]], int], shares_work: bool = False) -> None:
     """Call `main` with the arguments, and exit with its code; an error is one line on stderr.
 
-    So is a signal that comes where no step of a training run is to be saved.
+    So is a signal that comes where no step of a training run is to be saved. Of several processes
+    that were launched, which only a tool can use that `shares_work`, the first speaks for all.
     """
     _handle_signals()
     # Paddle warns at import that ccache is missing, which matters to nobody here.
@@ -41,8 +43,10 @@ def run_tool(main: Callable[[Sequence[str]], int]) -> None:
     warnings.filterwarnings("ignore", message="When training, we now always track")
     _keep_freed_memory()
     _make_stdout_safe()
-    be_quiet(False)
+    be_quiet(launched_rank() > 0)
     try:
+        if num_launched() > 1 and not shares_work:
+            raise ConfigError("this tool works in one process; start it without a launcher")
         code = main(sys.argv[1:])
     except PpemaError as error:
         code = _fail(str(error), error.exit_code)
@@ -73,6 +77,9 @@ def import_paddle() -> None:
     SIGINT ends the process at once and in silence. For SIGTERM Paddle sets a handler of its own,
     which prints a page: it waits until ours is back.
     """
+    if num_launched() > 1:
+        # Each process would say which ports it found.
+        os.environ.setdefault("GLOG_minloglevel", "1")
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     try:
@@ -228,8 +235,10 @@ def _handle_signals() -> None:
 
 
 def _reset_signals() -> None:
+    # Paddle's launcher sends SIGTERM three times within a second, and SIGKILL in the end.
+    handler = signal.SIG_IGN if num_launched() > 1 else signal.SIG_DFL
     for number in _SIGNALS:
-        signal.signal(number, signal.SIG_DFL)
+        signal.signal(number, handler)
 
 
 def _keep_freed_memory() -> None:

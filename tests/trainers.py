@@ -29,7 +29,7 @@ class DropoutNet(paddle.nn.Layer):
         return self.body(image)
 
 
-def make_reader(num_samples=40, batch_size=8, shuffle=True):
+def make_reader(num_samples=40, batch_size=8, shuffle=True, **place):
     random = np.random.RandomState(0)
     labels = np.arange(num_samples, dtype="int64") % 10
     images = random.randint(0, 255, [num_samples, 1, 28, 28]).astype("uint8")
@@ -43,7 +43,7 @@ def make_reader(num_samples=40, batch_size=8, shuffle=True):
         kind="mnist",
         digest="0" * 64,
     )
-    return ArrayReader(dataset, batch_size=batch_size, shuffle=shuffle, drop_last=False, seed=3)
+    return ArrayReader(dataset, batch_size, shuffle, drop_last=False, seed=3, **place)
 
 
 def make_trainer(reader, hooks=(), num_epochs=2, network=DropoutNet, with_schedule=True, **options):

@@ -4,9 +4,18 @@ from __future__ import annotations
 
 import argparse
 import logging
+from contextlib import nullcontext
 from typing import Any, Sequence
 
-from ppema.console import ArgumentParser, Screen, import_paddle, log_to, parse_bool, run_tool
+from ppema.console import (
+    ArgumentParser,
+    Screen,
+    import_paddle,
+    log_to,
+    parse_bool,
+    run_tool,
+)
+from ppema.launch import launched_rank
 
 logger = logging.getLogger("ppema.train")
 
@@ -60,6 +69,13 @@ def main(argv: Sequence[str]) -> int:
     arguments = parse_arguments(argv)
     if arguments.check:
         return check(arguments)
+    if launched_rank() > 0:
+        # Folder, lock and log are the first process's.
+        import_paddle()
+        from ppema import builder
+
+        run(builder.read_config(arguments.config, arguments.opt), arguments)
+        return 0
     from ppema.config import find_run_folder
     from ppema.run_lock import hold_if_used
 
@@ -71,10 +87,7 @@ def main(argv: Sequence[str]) -> int:
 
         config = builder.read_config(arguments.config, arguments.opt)
         with open_run_folder(builder.run_folder(config), lock):
-            if config.Swap is None:
-                train(config, arguments)
-            else:
-                train_in_phases(config, arguments)
+            run(config, arguments)
     return 0
 
 
@@ -94,9 +107,25 @@ def check(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def train_in_phases(config: Any, arguments: argparse.Namespace) -> None:
-    """Do what the section Swap says, in the folder of the whole, which this process holds."""
+def run(config: Any, arguments: argparse.Namespace) -> None:
+    """Train in the run's folder, which this process or the first of several holds."""
     from ppema import builder
+
+    log_to(Screen())
+    with builder.joined(builder.select_place(config)):
+        if config.Swap is None:
+            train(config, arguments)
+        else:
+            train_in_phases(config, arguments)
+
+
+def train_in_phases(config: Any, arguments: argparse.Namespace) -> None:
+    """Do what the section Swap says, in the folder of the whole.
+
+    Of several processes all do phase 1 together, and each every so-manieth worker.
+    """
+    from ppema import builder
+    from ppema.averaging import ranks
     from ppema.engine.run_folder import LOG, LateLogFile, open_run_folder
 
     folder = builder.run_folder(config)
@@ -104,55 +133,63 @@ def train_in_phases(config: Any, arguments: argparse.Namespace) -> None:
     of_part = {**vars(arguments), "resume": arguments.resume and "auto", "overwrite": False}
 
     def train_part(part: Any, parent: Any) -> None:
-        with open_run_folder(builder.run_folder(part)):
+        # Of several processes that train the part, the first holds its folder.
+        holding = open_run_folder(builder.run_folder(part)) if ranks.is_first() else nullcontext()
+        with holding:
             train(part, argparse.Namespace(**of_part), parent)
         log_into_folder()
 
     def log_into_folder() -> None:
-        log_file = LateLogFile()
-        log_to(Screen(), log_file)
-        log_file.open(folder / LOG)
+        if ranks.is_first():
+            log_file = LateLogFile()
+            log_to(Screen(), log_file)
+            log_file.open(folder / LOG)
 
-    log_to(Screen())
     phases = builder.ParallelAveraging(config, train_part, arguments.eval)
-    phases.prepare(arguments.resume, arguments.overwrite)
-    log_into_folder()
-    phases.run(range(config.Swap.workers))
+    if ranks.is_first():
+        phases.prepare(arguments.resume, arguments.overwrite)
+        log_into_folder()
+    ranks.barrier()
+    phases.run()
 
 
 def train(config: Any, arguments: argparse.Namespace, parent: Any = None) -> None:
-    """Train in the run's folder, which this process holds.
+    """Train one run, with the other processes where they train together.
 
     A run that starts does so from the weights of `parent`, a checkpoint of another on the same
     data, where it is given.
     """
     from ppema import builder
+    from ppema.averaging import ranks
     from ppema.checkpoint import CheckpointStore
-    from ppema.checkpoint.files import replace_file
     from ppema.engine import resume
     from ppema.engine.run_facts import require_continued_facts
-    from ppema.engine.run_folder import CONFIG, LOG, LateLogFile
+    from ppema.engine.run_folder import LateLogFile
     from ppema.progress import ProgressLine
-    from ppema.stop_signals import StopSignals
 
     log_file = LateLogFile()
     log_to(Screen(), log_file)
+    place = builder.select_place(config)
     store = CheckpointStore(builder.run_folder(config), config.keep_checkpoint_max)
-    start = resume.find_start(store, arguments.resume, arguments.overwrite)
+    start = builder.find_together(
+        lambda: resume.find_start(store, arguments.resume, arguments.overwrite)
+    )
     anew: set[str] = set()
     if start is not None:
         require_continued_facts(start)
         if resume.is_finished(start, config.epoch):
-            resume.finish(store, start, config.epoch)
+            if ranks.is_first():
+                resume.finish(store, start, config.epoch)
             return
         anew = resume.changed_parts(
             start.manifest["identity"], builder.identity(config), arguments.accept
         )
-    place = builder.select_place(config)
-    data = load_data(config, start or parent, "data" in arguments.accept)
+    data = builder.load_in_turn(
+        lambda: load_data(config, start or parent, "data" in arguments.accept)
+    )
     if start is not None:
         anew |= resume.changed_data(start.manifest["data"], data.facts(config))
-    signals = StopSignals()
+    signals = builder.make_signals()
     trainer = builder.make_trainer(config, data, start, parent)
     line = ProgressLine("training")
     trainer.hooks = builder.make_hooks(
@@ -161,12 +198,24 @@ def train(config: Any, arguments: argparse.Namespace, parent: Any = None) -> Non
     builder.try_one_batch(config, trainer, data)
     if start is not None:
         put_back(config, trainer, start, resume.is_of(start, store), anew)
-    resume.prepare_folder(store, start, is_done=False)
-    log_file.open(store.folder / LOG)
-    replace_file(store.folder / CONFIG, config.dump().encode())
+    # All have read what may now be moved.
+    ranks.barrier()
+    if ranks.is_first():
+        prepare_folder(config, store, start, log_file)
     builder.describe_run(config, trainer, data, place, start)
     with signals:
         trainer.train()
+
+
+def prepare_folder(config: Any, store: Any, start: Any, log_file: Any) -> None:
+    """Make the run's folder ready, with its log and config."""
+    from ppema.checkpoint.files import replace_file
+    from ppema.engine import resume
+    from ppema.engine.run_folder import CONFIG, LOG
+
+    resume.prepare_folder(store, start, is_done=False)
+    log_file.open(store.folder / LOG)
+    replace_file(store.folder / CONFIG, config.dump().encode())
 
 
 def put_back(config: Any, trainer: Any, start: Any, is_own: bool, anew: set[str]) -> None:
@@ -192,4 +241,4 @@ def load_data(config: Any, start: Any, accepts_others: bool) -> Any:
 
 
 if __name__ == "__main__":
-    run_tool(main)
+    run_tool(main, shares_work=True)

@@ -7,6 +7,7 @@ from typing import Any, ClassVar, Iterable, Iterator, Mapping, Optional, Sequenc
 
 import paddle
 
+from . import ranks
 from .batch_norm import compute_statistics
 from .decay import ArgumentError
 from .diagnostics import Diagnostics, Movement
@@ -92,11 +93,26 @@ class WeightAverage(UpdatedAverage):
         """Tell whether `recompute_statistics` has to run before the average can be used."""
         return self._recomputes and self._counters["recomputed_at"] != self.num_updates
 
-    def recompute_statistics(self, loader: Iterable[Any]) -> None:
+    def all_reduce_statistics(self) -> None:
+        """Make the average's BN statistics their mean over all processes of a distributed run.
+
+        The weights of an average are the same on all, as the gradients are; statistics are of
+        what each process saw. What follows is not disturbed: the mean of all stays what it would
+        have been. Every process must call it; one alone need not.
+
+        Raises:
+            RuntimeError: the average is applied at the moment.
+        """
+        self._require_raw("all_reduce_statistics()")
+        self._store.check_model()
+        ranks.all_reduce_mean(list(self._store.statistics().values()))
+
+    def recompute_statistics(self, loader: Iterable[Any], over_ranks: bool = False) -> None:
         """Compute the BN statistics of the average over one pass of `loader`.
 
         The live model's own statistics, modes and random numbers are put back; see `update_bn`
-        for what a loader may yield. Without `buffers="recompute"`, or without BN, it does nothing.
+        for what a loader may yield, and for `over_ranks`. Without `buffers="recompute"`, or
+        without BN, it does nothing.
 
         Raises:
             RuntimeError: the average is applied at the moment.
@@ -108,7 +124,7 @@ class WeightAverage(UpdatedAverage):
         self._store.check_model()
         self._store.swap_in()
         try:
-            compute_statistics(loader, self.model)
+            compute_statistics(loader, self.model, over_ranks=over_ranks)
             statistics = self._store.live_statistics()
         finally:
             self._store.swap_out()

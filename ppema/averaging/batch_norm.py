@@ -10,6 +10,7 @@ from typing import Any, Iterable, Iterator, Mapping, Optional
 import numpy as np
 import paddle
 
+from . import ranks
 from .place import at_place, parse_place
 from .swap import is_any_exchanged
 
@@ -33,7 +34,22 @@ def batch_norm_statistics(model: Any) -> set[int]:
     }
 
 
-def update_bn(loader: Iterable[Any], model: Any, device: Optional[str] = None) -> None:
+def synchronize_buffers(model: Any) -> None:
+    """Give a model the same buffers on all ranks; nothing else moves, and all must call it.
+
+    BN statistics become their mean over the ranks, which leaves the mean of all that follows what
+    it would have been; other buffers become those of the first rank.
+    """
+    ranks.all_reduce_mean(
+        [tensor for layer in batch_norm_layers(model) for tensor in (layer._mean, layer._variance)]
+    )
+    for _, buffer in model.named_buffers():
+        ranks.broadcast_tensor(buffer)
+
+
+def update_bn(
+    loader: Iterable[Any], model: Any, device: Optional[str] = None, over_ranks: bool = False
+) -> None:
     """Compute the BN statistics of a model anew, as the mean over the batches of one pass.
 
     An average that is applied has a method of its own for this, `recompute_statistics`.
@@ -49,6 +65,8 @@ def update_bn(loader: Iterable[Any], model: Any, device: Optional[str] = None) -
             passed by keyword where `forward` names its keys, else as it is.
         model: a paddle.nn.Layer.
         device: move each batch there first: cpu, gpu, gpu:N; None leaves it where it is.
+        over_ranks: the loader of each process of `paddle.distributed` has a share of the batches,
+            and the mean is over all of them; every process must call it.
 
     Raises:
         ArgumentError: an unknown place.
@@ -62,20 +80,24 @@ def update_bn(loader: Iterable[Any], model: Any, device: Optional[str] = None) -
             "an average is applied to the model; call restore() first, and then "
             'recompute_statistics(loader) of an average with buffers="recompute"'
         )
-    compute_statistics(loader, model, parse_place(device))
+    compute_statistics(loader, model, parse_place(device), over_ranks)
 
 
-def compute_statistics(loader: Iterable[Any], model: Any, place: Any = None) -> None:
+def compute_statistics(
+    loader: Iterable[Any], model: Any, place: Any = None, over_ranks: bool = False
+) -> None:
     """Do what `update_bn` does, also for a model that holds an average."""
     layers = [layer for layer in batch_norm_layers(model) if not layer._use_global_stats]
     if not layers:
         return
     num_batches = 0
-    with paddle.no_grad(), _kept(model), _cumulative(layers):
+    with paddle.no_grad(), _kept(model), _cumulative(layers) as calls:
         model.train()
         for batch in loader:
             _call(model, batch, place)
             num_batches += 1
+        if over_ranks:
+            num_batches = _combine(layers, calls, num_batches)
         if num_batches == 0:
             raise ValueError("update_bn needs at least one batch, the loader yielded none")
 
@@ -104,9 +126,24 @@ def _kept(model: Any) -> Iterator[None]:
         random.setstate(of_python)
 
 
+def _combine(layers: list[Any], calls: dict[int, int], num_batches: int) -> int:
+    """Make the statistics the mean over the calls of all ranks; return the batches of all."""
+    total, *counts = map(int, ranks.sum_of([num_batches, *(calls[id(la)] for la in layers)]))
+    for layer, count in zip(layers, counts):
+        for statistic in (layer._mean, layer._variance):
+            # Of a layer that was not called here they are 0.
+            statistic.scale_(calls[id(layer)] / max(count, 1))
+        calls[id(layer)] = count
+    ranks.all_reduce_sum([s for layer in layers for s in (layer._mean, layer._variance)])
+    return total
+
+
 @contextmanager
-def _cumulative(layers: list[Any]) -> Iterator[None]:
-    """Make BN layers average over all calls from here on; put momenta back."""
+def _cumulative(layers: list[Any]) -> Iterator[dict[int, int]]:
+    """Make BN layers average over all calls from here on; put momenta back.
+
+    Gives the calls of each layer, by its id, which count up.
+    """
     momenta = [(layer, layer._momentum) for layer in layers]
     statistics = [
         (layer, tensor, tensor.clone())
@@ -126,10 +163,10 @@ def _cumulative(layers: list[Any]) -> Iterator[None]:
         for _, tensor, _ in statistics:
             # 0 * NaN is NaN: statistics that are broken would survive the momentum of 0.
             tensor.zero_()
-        yield
+        yield calls
     except BaseException:
         # Of a pass that broke off no layer keeps anything.
-        calls = dict.fromkeys(calls, 0)
+        calls.update(dict.fromkeys(calls, 0))
         raise
     finally:
         for hook in hooks:

@@ -8,6 +8,7 @@ import os
 from typing import Any, Callable, Optional
 
 from .helper_thread import HelperThread
+from .ranks import num_ranks_here
 
 logger = logging.getLogger(__name__)
 
@@ -57,7 +58,7 @@ def in_two_threads(function: Callable[[int, int], Any], num_weights: int, cost: 
         num_weights: where the last of them ends.
         cost: how many weights are moved, those of each average counted.
     """
-    if _HELPER.is_here or cost < MIN_WEIGHTS_OF_TWO_THREADS or _num_cores() < 2:
+    if _HELPER.is_here or cost < MIN_WEIGHTS_OF_TWO_THREADS or num_cores() < 2:
         return [function(0, num_weights)]
     middle = num_weights // 2
     other = _HELPER.submit(lambda: function(middle, num_weights))
@@ -71,7 +72,7 @@ def in_two_threads(function: Callable[[int, int], Any], num_weights: int, cost: 
 
 def gains_in_background(cost: int) -> bool:
     """Tell whether moving so many weights beside the caller's own work is worth a handover."""
-    return cost >= MIN_WEIGHTS_IN_BACKGROUND and _num_cores() >= 2
+    return cost >= MIN_WEIGHTS_IN_BACKGROUND and num_cores() >= 2
 
 
 def start_in_background(function: Callable[[], None]) -> None:
@@ -99,8 +100,8 @@ def _load() -> Optional[Any]:
     return None
 
 
-def _num_cores() -> int:
-    """Return the cores that this process may use, which can change while it runs."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+def num_cores() -> int:
+    """Return this process's share of the cores it may use, which can change while it runs."""
+    has_affinity = hasattr(os, "sched_getaffinity")
+    num_cores = len(os.sched_getaffinity(0)) if has_affinity else os.cpu_count() or 1
+    return max(1, num_cores // num_ranks_here())

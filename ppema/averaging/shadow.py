@@ -131,6 +131,11 @@ class ShadowStore:
                 value = self._as_shadow(shadow.live) if shadow.is_frozen else mean
                 shadow.average.copy_(value, True)
 
+    def statistics(self) -> dict[str, Any]:
+        """Return the BN statistics of the average, by first name, without copying."""
+        averages = self.averages()
+        return {s.name: averages[s.name] for s in self.shadows if s.is_statistic}
+
     def live_statistics(self) -> dict[str, Any]:
         """Return copies of the BN statistics that the model holds at the moment, by first name."""
         return {

@@ -5,11 +5,14 @@ Source: Gupta, Serrano, DeCoste, https://arxiv.org/abs/2001.02312.
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import time
 from dataclasses import replace
 from pathlib import Path
-from typing import Callable, Iterable, Optional
+from typing import Callable, Optional
 
+from ..averaging import ranks
 from ..checkpoint import BEST, FINAL, Checkpoint, CheckpointStore
 from ..checkpoint.files import replace_file
 from ..checkpoint.store import remove
@@ -30,13 +33,15 @@ from ..engine.run_facts import require_continued_facts
 from ..engine.run_folder import CONFIG, LOG
 from ..engine.view_hooks import CURVES
 from ..errors import CheckpointError, ConfigError
-from .parts import check
+from .parts import check, run_length
 from .run import run_folder
 from .run_data import load_data
 from .workers_mean import save_mean
 
 logger = logging.getLogger(__name__)
 
+# Between looks for what other processes have done.
+_LOOK_S = 0.5
 # Trains, or continues, the run of a config in its folder; one that starts does so from the
 # weights, and on the data, of the checkpoint where one is given.
 TrainRun = Callable[[Config, Optional[Checkpoint]], None]
@@ -76,12 +81,17 @@ class ParallelAveraging:
         self._folder = run_folder(config)
         self._store = CheckpointStore(self._folder, config.keep_checkpoint_max)
 
-    def run(self, workers: Iterable[int]) -> None:
-        """Run all phases, with these workers: all, or those that no other process has done."""
+    def run(self) -> None:
+        """Run all phases; of several processes, the first averages what all have trained."""
         self.run_phase_1()
-        for worker in workers:
-            self.run_worker(worker)
-        self.average_workers()
+        is_first = ranks.is_first()
+        own = range(ranks.rank(), self._swap.workers, ranks.num_ranks())
+        with ranks.alone():
+            for worker in own:
+                self.run_worker(worker)
+            if is_first:
+                self._wait_for_workers()
+                self.average_workers()
 
     def prepare(self, resume: Optional[str], overwrite: bool) -> None:
         """Check the configs of all phases, and see to what the folder holds.
@@ -125,9 +135,11 @@ class ParallelAveraging:
             )
             self._train(part, None)
         else:
-            # What a kill between a save and its links left out.
-            store = CheckpointStore(run_folder(part), config.keep_checkpoint_max)
-            prepare_folder(store, ended, is_done=True)
+            if ranks.is_first():
+                # What a kill between a save and its links left out.
+                store = CheckpointStore(run_folder(part), config.keep_checkpoint_max)
+                prepare_folder(store, ended, is_done=True)
+            ranks.barrier()
         start = self._end_of_phase_1()
         accuracy = training_accuracy(start)
         logger.info(
@@ -173,6 +185,15 @@ class ParallelAveraging:
             require_continued_facts(final)
         save_mean(self._config, self._store, start, finals, self._with_evaluation)
 
+    def _wait_for_workers(self) -> None:
+        """Wait for the workers of other processes; should one of those die, the launcher ends all.
+
+        By the files alone: what waits for a message gives up after half an hour.
+        """
+        for worker in range(self._swap.workers):
+            while not _is_done(worker_config(self._config, worker)):
+                time.sleep(_LOOK_S)
+
     def _end_of_phase_1(self) -> Checkpoint:
         folder = run_folder(phase_1_config(self._config))
         ended = find_ended(folder)
@@ -207,5 +228,14 @@ class ParallelAveraging:
             remove(self._folder / name)
 
 
+def _is_done(config: Config) -> bool:
+    """Tell whether a run has come to the end that its config says, and not to an earlier one."""
+    # Its process may be at work in the folder at this moment.
+    with contextlib.suppress(CheckpointError):
+        final = CheckpointStore(run_folder(config), keep=1).linked(FINAL)
+        return final is not None and is_finished(final, config.epoch)
+    return False
+
+
 def _images_per_step(config: Config) -> int:
-    return config.TrainReader.batch_size * config.accumulate_steps
+    return run_length(config, steps_per_epoch=1).images_per_step

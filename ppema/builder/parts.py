@@ -11,11 +11,13 @@ import paddle
 
 from ..averaging import (
     ArgumentError,
+    BlockFloatingPoint,
     ExponentialMovingAverage,
     LossGate,
     PowerFunctionEMA,
     RunLength,
     WeightAverage,
+    ranks,
     to_whole_steps,
 )
 from ..config import Config, Named
@@ -48,7 +50,9 @@ def select_place(config: Config) -> str:
         )
     if config.use_gpu is True and not has_gpu:
         raise config.error("use_gpu", "use_gpu is true, but no GPU is visible (see nvidia-smi)")
-    place = "gpu:0" if has_gpu and config.use_gpu is not False else "cpu"
+    is_gpu = has_gpu and config.use_gpu is not False
+    # The launcher gives each process a GPU of its own.
+    place = f"gpu:{paddle.distributed.ParallelEnv().device_id}" if is_gpu else "cpu"
     if config.amp != "off" and place == "cpu":
         raise config.error(
             "amp",
@@ -109,6 +113,24 @@ def make_averages(config: Config, model: Any, run: RunLength) -> dict[str, Weigh
     for name, named in config.Averages.items():
         averages[name] = construct(config, named, model, **_run_for(named, run))
     return averages
+
+
+def make_rounding(config: Config, model: Any) -> Optional[BlockFloatingPoint]:
+    """Return what rounds the weights after each step; None where the config has no Rounding.
+
+    Raises:
+        ConfigError: it refuses its arguments or the model, or `amp` is O2.
+    """
+    if config.Rounding is None:
+        return None
+    if config.amp == "O2":
+        raise config.error(
+            "amp",
+            "amp is O2, for weights of half precision, and Rounding is of float32 weights; "
+            "set amp: O1 or off, or Rounding: null",
+        )
+    rounding: BlockFloatingPoint = construct(config, config.Rounding, model, seed=config.seed)
+    return rounding
 
 
 def make_gate(config: Config) -> Optional[LossGate]:
@@ -188,6 +210,7 @@ def check(config: Config) -> None:
     model = make_model(config)
     load_pretrained(config, model, may_download=False)
     make_loss(config)
+    make_rounding(config, model)
     make_gate(config)
     require_sizes(config)
     make_transforms(config, "TrainReader")
@@ -201,7 +224,8 @@ def check(config: Config) -> None:
 
 def run_length(config: Config, steps_per_epoch: int) -> RunLength:
     """Return how long a run is, for windows in epochs, images or percent."""
-    images_per_step = config.TrainReader.batch_size * config.accumulate_steps
+    images_per_batch = config.TrainReader.batch_size * ranks.num_ranks()
+    images_per_step = images_per_batch * config.accumulate_steps
     return RunLength(config.epoch * steps_per_epoch, steps_per_epoch, images_per_step)
 
 

@@ -6,14 +6,15 @@ import logging
 from pathlib import Path
 from typing import Any, Optional
 
+from ..averaging import ranks
 from ..checkpoint import Checkpoint, CheckpointStore, load_strictly
 from ..config import Config
 from ..engine.evaluate import RAW
 from ..engine.goal import AccuracyGoal
 from ..engine.hooks import CheckpointHook, EvaluateHook, LogHook
 from ..engine.phases import weights_facts
-from ..engine.record import Recorder
-from ..engine.rng import seed_everything
+from ..engine.record import Recorder, SilentRecorder
+from ..engine.rng import branch_off, rng_to_json, seed_everything
 from ..engine.run_state import MODEL_FILE
 from ..engine.snapshots import SNAPSHOTS, SnapshotHook
 from ..engine.stop import StopHook
@@ -23,6 +24,7 @@ from ..engine.visualdl_view import ViewOptions
 from ..models import IN_CHANNELS, PaddleModel, first_convolution
 from ..progress import ProgressLine
 from ..stop_signals import StopSignals
+from .after_run import length_of_run
 from .changes import changed_values, changes_order, describe, moved_horizons
 from .parts import (
     check_schedule,
@@ -32,12 +34,14 @@ from .parts import (
     make_loss,
     make_model,
     make_optimizer,
+    make_rounding,
     run_length,
     snapshot_interval,
     warn_of_long_windows,
 )
 from .plots import pixel_scale
 from .pretrained import load_pretrained, note_unused
+from .processes import describe_processes, synchronize_batch_norm
 from .run_data import RunData, make_eval_reader, make_train_reader, note_on
 
 logger = logging.getLogger(__name__)
@@ -71,7 +75,7 @@ def make_trainer(
     which has weights of its own.
     """
     seed_everything(config.seed)
-    model = make_model(config)
+    model = synchronize_batch_norm(config, make_model(config))
     if parent is not None and start is None:
         load_strictly(model, parent.read(MODEL_FILE), str(parent.path / MODEL_FILE))
     else:
@@ -83,6 +87,9 @@ def make_trainer(
     optimizer, scheduler = make_optimizer(config, model, run)
     check_schedule(config, scheduler, run)
     averages = make_averages(config, model, run)
+    if not ranks.is_first():
+        # Dropout, say, is of each rank's own.
+        branch_off(rng_to_json(), ranks.rank())
     return Trainer(
         model,
         make_loss(config),
@@ -98,7 +105,9 @@ def make_trainer(
         recompute_batches=config.recompute_batches,
         switch=config.switch,
         gate=make_gate(config),
+        rounding=make_rounding(config, model),
         fast_cpu=config.fast_cpu,
+        find_unused_parameters=config.find_unused_parameters,
     )
 
 
@@ -117,12 +126,12 @@ def make_hooks(
     `parent` is the last checkpoint of the run whose weights this one began at.
     """
     run = run_length(config, steps_per_epoch)
-    recorder = Recorder(store.folder, vdl_folder(config), view_options(config, data))
+    recorder = _make_recorder(config, data, store.folder)
     evaluate = EvaluateHook(
-        make_eval_reader(config, data.eval),
+        make_eval_reader(config, data.evaluated),
         recorder,
         config.select,
-        note_on(data.eval),
+        note_on(data.evaluated),
         with_evaluation,
     )
     facts = {
@@ -133,6 +142,7 @@ def make_hooks(
         "identity": identity(config),
         "data": data.facts(config),
         "steps_per_epoch": run.steps_per_epoch,
+        "processes": ranks.num_ranks(),
         "parent": parent and weights_facts(parent),
     }
     snapshots = SnapshotHook(store.folder / SNAPSHOTS, snapshot_interval(config, run))
@@ -141,11 +151,17 @@ def make_hooks(
     )
     log = LogHook(recorder, config.log_iter, line)
     histograms = HistogramHook(recorder)
-    summary = SummaryHook(store.folder, config.name + note_on(data.eval), evaluate)
+    summary = SummaryHook(store.folder, config.name + note_on(data.evaluated), evaluate)
     stop = StopHook(signals, checkpoint)
     # Before all others, which act on the end of a run.
     goals = [] if config.Swap is None else [AccuracyGoal(config.Swap.until_accuracy)]
     return [*goals, log, histograms, evaluate, snapshots, checkpoint, summary, stop]
+
+
+def _make_recorder(config: Config, data: RunData, folder: Path) -> Recorder:
+    if ranks.is_first():
+        return Recorder(folder, vdl_folder(config), view_options(config, data))
+    return SilentRecorder(has_view=vdl_folder(config) is not None)
 
 
 def view_options(config: Config, data: RunData) -> ViewOptions:
@@ -155,7 +171,7 @@ def view_options(config: Config, data: RunData) -> ViewOptions:
         "optimizer": config.Optimizer.name,
         "base_lr": config.LearningRate.base_lr,
         "schedule": ", ".join(named.name for named in config.LearningRate.schedulers) or "constant",
-        "images_per_step": config.TrainReader.batch_size * config.accumulate_steps,
+        "images_per_step": run_length(config, steps_per_epoch=1).images_per_step,
         "epochs": config.epoch,
         "seed": config.seed,
     }
@@ -187,7 +203,9 @@ def describe_run(
     num_steps = trainer.steps_per_epoch * config.epoch
     logger.info("config %s; run folder %s; place %s", config.name, run_folder(config), place)
     logger.info("train: %s", data.train.source)
-    logger.info("eval: %s", data.eval.source)
+    logger.info("eval: %s", data.evaluated.source)
+    if data.validation is not None:
+        logger.info("test: %s; not looked at in training", data.eval.source)
     logger.info(
         "%s, %s parameters; %s; averages: %s",
         config.Model.name,
@@ -195,6 +213,8 @@ def describe_run(
         config.Optimizer.name,
         ", ".join(f"{name} ({n.name})" for name, n in config.Averages.items()) or "none",
     )
+    if trainer.rounding is not None:
+        logger.info("weights are rounded after each step: %s", trainer.rounding)
     _describe_channels(config, trainer.model)
     if place == "cpu":
         logger.info(
@@ -202,6 +222,8 @@ def describe_run(
             str(config.fast_cpu).lower(),
             len(trainer.fast_layers),
         )
+    for line in describe_processes(config, trainer.optimizer.get_lr()):
+        logger.info("%s", line)
     warn_of_long_windows(trainer.averages, num_steps)
     if start is None:
         logger.info("starting: %d epochs, %s steps", config.epoch, f"{num_steps:,}")
@@ -212,6 +234,13 @@ def describe_run(
 
 
 def _describe_changes(config: Config, trainer: Trainer, start: Checkpoint) -> None:
+    before = start.manifest.get("processes", 1)
+    if before != ranks.num_ranks():
+        images = length_of_run(start.manifest).images_per_step
+        logger.info(
+            "changed since then: processes were %d, are %d; images a step were %d",
+            *(before, ranks.num_ranks(), images),
+        )
     changed = changed_values(config, start.manifest)
     for path, (old, new) in changed.items():
         logger.info("changed since then: %s was %s, is %s", path, describe(old), describe(new))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import fields
 from typing import Any, Mapping, Sequence
 
 from ..checkpoint import BEST, FINAL, Checkpoint, CheckpointStore, require_finite
@@ -91,7 +92,7 @@ def save_mean(
     if figures:
         winner = worker_name(_RAW_WORKER) if facts["winner"] == RAW else SWAP
         logger.info("Eval: phase 3%s\n%s", note, table(figures, winner, _select(config)))
-    draw_summary(store.folder, config.name + note, facts["best"], _select(config))
+    draw_summary(store.folder, config.name + note, facts["best"], _select(config), note)
 
 
 def _is_mean_of(
@@ -113,7 +114,8 @@ def _evaluate_parts(
 def _figures(name: str, checkpoint: Checkpoint, candidates: Candidates) -> Evaluation:
     """Return what raw weights give: as their run has it, else evaluated now."""
     known = checkpoint.manifest["metrics"].get(RAW)
-    if known is not None:
+    # Not all of them in a run of an earlier version.
+    if known is not None and known.keys() == {f.name for f in fields(Evaluation)}:
         return Evaluation(**known)
     candidates.load(checkpoint.read(MODEL_FILE), name, recomputes_statistics=False)
     return candidates.evaluate_loaded(name)

@@ -36,7 +36,9 @@ class Bounds:
     at_most: Optional[float] = None
 
     def fault(self, value: Any) -> Optional[str]:
-        """Return what `value` must be instead, None where it is allowed."""
+        """Return what `value` must be instead, None where it is allowed, or is none."""
+        if value is None:
+            return None
         if self.at_least is not None and not value >= self.at_least:
             return f"{self.at_least:g} or more"
         if self.at_most is not None and not value <= self.at_most:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, Hashable, Literal, Mapping, get_args, get_origin
+from typing import Any, Hashable, Literal, Mapping, Optional, get_args, get_origin
 
 from .convert import (
     MAPPINGS,
@@ -56,6 +56,8 @@ def _object_of(keys: type, path: str, catalog: Mapping[str, Choices]) -> dict[st
 def _schema_of(annotation: Any, path: str, catalog: Mapping[str, Choices]) -> dict[str, Any]:
     if annotation is Named:
         return _section(catalog[path])
+    if annotation == Optional[Named]:
+        return {"anyOf": [{"type": "null"}, _section(catalog[path])]}
     if Named in get_args(annotation):
         if get_origin(annotation) is dict:
             return {

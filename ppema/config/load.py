@@ -113,6 +113,7 @@ def _make_config(tree: MappingNode, name: str, catalog: Catalog, note: str = "")
     config._note = note
     _collect_origins(tree, "", config._origins)
     _check_names_of_averages(config)
+    _check_validation(config)
     return config
 
 
@@ -140,6 +141,9 @@ def _convert_fields(keys: type, tree: MappingNode, path: str, catalog: Catalog) 
 def _convert_key(node: Node, annotation: Any, path: str, catalog: Catalog) -> Any:
     if annotation is Named:
         return convert_named(node, catalog[path], path)
+    if annotation == Optional[Named]:
+        is_null = isinstance(node, Scalar) and node.value is None
+        return None if is_null else convert_named(node, catalog[path], path)
     section = section_of(annotation)
     if section is not None and isinstance(node, MappingNode):
         return section(**_convert_fields(section, node, path, catalog))
@@ -196,6 +200,16 @@ def _check_names_of_averages(config: Config) -> None:
                 f"{key} must be one of {', '.join(allowed) or '(no averages)'}, got {quote(value)}"
                 + suggest(value, allowed).partition("; known")[0],
             )
+
+
+def _check_validation(config: Config) -> None:
+    # A whole number counts images, so that the range of a share is not that of the key.
+    if isinstance(config.validation, float) and config.validation >= 1:
+        raise config.error(
+            "validation",
+            "validation must be a share below 1, such as 0.1, or a whole number of images, got "
+            f"{config.validation}",
+        )
 
 
 def _collect_origins(node: Node, path: str, origins: dict[str, Origin]) -> None:

@@ -112,6 +112,9 @@ class Keys:
     LearningRate: LearningRateKeys = key("the learning rate")
     Optimizer: Named = key("a class of paddle.optimizer")
     Averages: Dict[str, Named] = key("averages of the weights, each under a name of your own", {})
+    Rounding: Optional[Named] = key(
+        "of the weights after each optimizer step, before averages see them", None
+    )
     select: str = key("the weights that count: raw, an average's name, or best", "best")
     switch: Optional[str] = key("an average to go on from at the start of each epoch", None)
     max_loss: Optional[float] = key("averages leave out steps whose loss is above it", None)
@@ -130,6 +133,10 @@ class Keys:
     accumulate_steps: int = key(
         "batches whose gradients make one step", 1, at_least=1, at_most=_MOST
     )
+    sync_bn: bool = key("of several processes on GPUs: BatchNorm over the images of all", False)
+    find_unused_parameters: bool = key(
+        "of several processes: the loss may not depend on every parameter at each step", False
+    )
     amp: Literal["off", "O1", "O2"] = key("mixed precision, on a GPU", "off")
     non_finite: Literal["error", "skip"] = key("what a NaN or Inf gradient leads to", "error")
     max_skips: int = key(
@@ -137,6 +144,38 @@ class Keys:
     )
     recompute_batches: int = key(
         "training batches for averages with buffers: recompute", 100, at_least=1, at_most=_MOST
+    )
+    validation: Union[int, float, None] = key(
+        "kept out of TrainDataset, of each class alike, and evaluated on during training in place "
+        "of EvalDataset: a share such as 0.1, or a whole number of images",
+        None,
+        above=0,
+    )
+    validation_seed: int = key(
+        "of which images these are, whatever seed is", 0, at_least=0, at_most=2**32 - 1
+    )
+    train_samples: Optional[int] = key(
+        "train on so many images only, as many of each class as of any other where there are so "
+        "many; of those that validation leaves",
+        None,
+        at_least=1,
+        at_most=_MOST,
+    )
+    train_samples_seed: int = key(
+        "of which images these are, whatever seed is", 0, at_least=0, at_most=2**32 - 1
+    )
+    label_noise: float = key(
+        "share of the training images, not of validation, whose label is replaced by another, "
+        "each other class being as likely",
+        0.0,
+        at_least=0,
+        at_most=1,
+    )
+    label_noise_seed: int = key(
+        "of which images these are, and of their labels, whatever seed is",
+        0,
+        at_least=0,
+        at_most=2**32 - 1,
     )
     offline: Literal["digits", "error"] = key(
         "where no MNIST can be had: the embedded digits, or an error", "error"
@@ -165,7 +204,7 @@ _AS_TRANSFORMS = (
     "is written in the readers here: TrainReader: {batch_size: 64, transforms: "
     "[{name: RandomHorizontalFlip, prob: 0.5}]}"
 )
-_NO_METRIC = "is not needed here: evaluation gives top-1, top-2 and the loss"
+_NO_METRIC = "is not needed here: evaluation gives top-1, top-2, the loss and the ECE"
 _AN_EMA = _AS_SECTION + "Averages: {ema: {name: ExponentialMovingAverage, "
 # What users of PaddleDetection and PaddleClas will try, and how it is said here.
 FOREIGN_KEYS = {

@@ -28,10 +28,12 @@ class LoaderReader(Reader):
         num_workers: processes that make batches ahead; with 0 each is made when it is asked for,
             in this process, whose generators are then put back. Where Paddle's loader has no
             workers (macOS, Windows), 0.
+        rank: of this process, from 0.
+        num_ranks: how many processes share each batch.
 
     Raises:
-        ValueError: batch_size, seed or num_workers is out of range, or the images are not of one
-            size.
+        ValueError: batch_size, seed, num_workers or rank is out of range, or the images are not of
+            one size.
         DataError: drop_last would leave no batch at all.
     """
 
@@ -43,8 +45,10 @@ class LoaderReader(Reader):
         drop_last: bool,
         seed: int,
         num_workers: int = 1,
+        rank: int = 0,
+        num_ranks: int = 1,
     ) -> None:
-        super().__init__(dataset, batch_size, shuffle, drop_last, seed)
+        super().__init__(dataset, batch_size, shuffle, drop_last, seed, rank, num_ranks)
         if num_workers < 0:
             raise ValueError(f"num_workers must be at least 0, got {num_workers}")
         if not dataset.has_one_size:

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import functools
 import math
+import operator
 from functools import partial
-from typing import Any, Callable, Iterable, Iterator, Mapping, Optional
+from typing import Any, Callable, Iterator, Mapping, NamedTuple, Optional, Sequence
 
+import numpy as np
 import paddle
 
-from ..averaging import WeightAverage
+from ..averaging import WeightAverage, ranks
+from ..calibration import Reliability
 from ..checkpoint import require_finite
 from ..errors import NonFiniteError
-from ..metrics import Evaluation, num_first_and_second
+from ..metrics import Evaluation, confidences, is_first_and_second
 from ..progress import track
 from ..stop_signals import watched
 from .predictions import Predictions
@@ -29,7 +33,8 @@ def evaluate(
 ) -> Evaluation:
     """Run the model over every batch once, in eval mode, without gradients.
 
-    The mode of every layer is put back, whatever happens.
+    The mode of every layer is put back, whatever happens. Several ranks deal the batches out
+    among them, and each returns the figures of all, to the bits that one alone finds.
 
     Args:
         model: a paddle.nn.Layer; called with images, gives logits.
@@ -39,16 +44,15 @@ def evaluate(
         name: of the weights, for the progress line.
 
     Raises:
-        NonFiniteError: a weight or the loss is NaN or infinite.
+        NonFiniteError: a weight or the loss is NaN or infinite, or a logit NaN.
         StopRequest: a signal to a training run came.
     """
     require_finite(model.state_dict(), "evaluate")
     modes = [(layer, layer.training) for layer in model.sublayers(include_self=True)]
     model.eval()
     count = partial(_count_batch, model, loss_fn, predictions)
-    batches = track(
-        _numbered(watched(reader.batches(1))), len(reader), f"evaluating {name}".rstrip()
-    )
+    num_rounds = -(-len(reader) // ranks.num_ranks())
+    batches = track(_own_batches(reader, num_rounds), num_rounds, f"evaluating {name}".rstrip())
     try:
         with paddle.no_grad():
             if can_take_two_threads(model, loss_fn):
@@ -58,14 +62,9 @@ def evaluate(
     finally:
         for layer, was_training in modes:
             layer.training = was_training
-    # Read from the device once: a read per batch would wait for each.
-    losses = paddle.stack([loss.reshape([]) for _, loss, _ in counted]).tolist()
-    ranks = paddle.stack([ranks for *_, ranks in counted]).sum(axis=0).tolist()
-    num_samples = sum(count for count, *_ in counted)
-    loss = math.fsum(count * loss for (count, *_), loss in zip(counted, losses)) / num_samples
-    if not math.isfinite(loss):
-        raise NonFiniteError(f"the evaluation loss is {loss}; the weights are finite, the data not")
-    return Evaluation(ranks[0] / num_samples, sum(ranks) / num_samples, loss)
+    if predictions is not None:
+        predictions.gather()
+    return _summed(ranks.gather(_as_numbers(counted)))
 
 
 def evaluate_all(
@@ -116,10 +115,16 @@ def table(
     )
 
 
-def _numbered(batches: Iterable[Any]) -> Iterator[tuple[int, Any]]:
-    """Yield each batch with the number of images before it."""
+def _own_batches(reader: Any, num_rounds: int) -> Iterator[tuple[int, Any]]:
+    """Yield this rank's batches, of which each rank has one a round, but perhaps in the last.
+
+    Each with the number of images before it.
+    """
+    if ranks.num_ranks() > 1:
+        yield from watched(reader.dealt(1, ranks.rank(), ranks.num_ranks()), num_rounds)
+        return
     start = 0
-    for batch in batches:
+    for batch in watched(reader.batches(1)):
         yield start, batch
         start += len(batch.label)
 
@@ -129,11 +134,50 @@ def _count_batch(
     loss_fn: Callable[..., Any],
     predictions: Optional[Predictions],
     numbered: tuple[int, Any],
-) -> tuple[int, Any, Any]:
+) -> tuple[int, Any, Any, Any]:
     start, batch = numbered
     image, label = paddle.to_tensor(batch.image), paddle.to_tensor(batch.label)
     logits = model(image)
     loss = loss_fn(logits, label)
     if predictions is not None:
         predictions.add(start, batch, logits)
-    return len(batch.label), loss, num_first_and_second(logits, label)
+    return len(batch.label), loss, is_first_and_second(logits, label), confidences(logits)
+
+
+class _Part(NamedTuple):
+    """What a rank's share of an evaluation comes to; none of it depends on the batches' order."""
+
+    # Of each batch, its images and their mean loss.
+    losses: Sequence[tuple[int, float]]
+    num_first: int
+    num_both: int
+    # None where a model's logits hold NaN or Inf.
+    reliability: Optional[Reliability]
+
+
+def _as_numbers(counted: Sequence[tuple[int, Any, Any, Any]]) -> _Part:
+    if not counted:
+        nothing = np.zeros(0, np.float32)
+        return _Part([], 0, 0, Reliability.of(nothing, nothing.astype(bool)))
+    # Read from the device once: a read per batch would wait for each.
+    counts, losses, places, confidence = zip(*counted)
+    means = paddle.stack([loss.reshape([]) for loss in losses]).tolist()
+    is_ranked, sure = paddle.concat(places).numpy(), paddle.concat(confidence).numpy()
+    reliability = None if np.isnan(sure).any() else Reliability.of(sure, is_ranked[:, 0])
+    num_first, num_both = int(is_ranked[:, 0].sum()), int(is_ranked.sum())
+    return _Part(list(zip(counts, means)), num_first, num_both, reliability)
+
+
+def _summed(parts: Sequence[_Part]) -> Evaluation:
+    """Return the figures of all parts."""
+    losses = [pair for part in parts for pair in part.losses]
+    num_samples = sum(count for count, _ in losses)
+    loss = math.fsum(count * mean for count, mean in losses) / num_samples
+    if not math.isfinite(loss):
+        raise NonFiniteError(f"the evaluation loss is {loss}; the weights are finite, the data not")
+    known = [part.reliability for part in parts if part.reliability is not None]
+    if len(known) < len(parts):
+        raise NonFiniteError("the model's logits hold NaN or Inf; the weights are finite")
+    ece = functools.reduce(operator.add, known).ece
+    num_first, num_both = sum(p.num_first for p in parts), sum(p.num_both for p in parts)
+    return Evaluation(num_first / num_samples, num_both / num_samples, loss, ece)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from typing import Any, Mapping
 
+from ..averaging import ranks
 from .trainer import Hook, Trainer
 
 logger = logging.getLogger(__name__)
@@ -24,9 +25,9 @@ class AccuracyGoal(Hook):
 
     def __init__(self, accuracy: float) -> None:
         self._goal = accuracy
-        self._epoch, self._num_images = 0, 0
-        # A tensor once there are any; read at the end of the epoch, as reading waits.
-        self._num_correct: Any = 0
+        self._epoch, self._num_images, self._num_correct = 0, 0, 0
+        # Of this rank, not yet in the sums of all.
+        self._own_images, self._own_correct = 0, 0
 
     def before_run(self, trainer: Trainer) -> None:
         """Forget what was counted where the epoch is to begin, perhaps anew with other data."""
@@ -38,17 +39,27 @@ class AccuracyGoal(Hook):
         if trainer.epoch != self._epoch:
             self._begin(trainer.epoch)
         for count, _, num_correct in trainer.figures:
-            self._num_images += count
-            self._num_correct = self._num_correct + num_correct
-        if trainer.is_epoch_end and self._num_images:
-            self._compare(trainer, int(self._num_correct) / self._num_images)
+            self._own_images += count
+            # A tensor; read at the end of the epoch, as reading waits.
+            self._own_correct = self._own_correct + num_correct
+        if trainer.is_epoch_end:
+            self.gather()
+            if self._num_images:
+                self._compare(trainer, self._num_correct / self._num_images)
+
+    def gather(self) -> None:
+        """Take in what the other ranks have counted."""
+        images, correct = ranks.sum_of([self._own_images, int(self._own_correct)])
+        self._num_images += int(images)
+        self._num_correct += int(correct)
+        self._own_images, self._own_correct = 0, 0
 
     def state_dict(self) -> dict[str, Any]:
         """Return what is counted of the epoch at hand."""
         return {
             "epoch": self._epoch,
             "num_images": self._num_images,
-            "num_correct": int(self._num_correct),
+            "num_correct": self._num_correct,
         }
 
     def set_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -58,6 +69,7 @@ class AccuracyGoal(Hook):
 
     def _begin(self, epoch: int) -> None:
         self._epoch, self._num_images, self._num_correct = epoch, 0, 0
+        self._own_images, self._own_correct = 0, 0
 
     def _compare(self, trainer: Trainer, accuracy: float) -> None:
         found = f"epoch {trainer.epoch}: training accuracy {100 * accuracy:.2f} %"

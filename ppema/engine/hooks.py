@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import datetime
 import logging
-from typing import Any, Mapping, Optional
+from typing import Any, Mapping, Optional, Sequence
 
-from ..averaging import Diagnostics
+from ..averaging import Diagnostics, ranks
 from ..checkpoint import BEST, FINAL, CheckpointStore
 from ..metrics import Evaluation
 from ..progress import ProgressLine
+from .agreement import require_same_weights
 from .evaluate import RAW, choose, evaluate_all, table
 from .old_records import drop_old_records
 from .predictions import Predictions
 from .record import Recorder
-from .run_state import checkpoint_files
+from .run_state import checkpoint_files, rank_state
 from .snapshots import SnapshotHook
 from .totals import Totals
 from .trainer import Hook, Trainer
@@ -52,7 +53,7 @@ class LogHook(Hook):
         self._recorder.close()
 
     def _log(self, trainer: Trainer) -> None:
-        totals, trainer.totals = trainer.totals, Totals()
+        totals, trainer.totals = trainer.totals.of_all_ranks(), Totals()
         found = {name: average.diagnostics() for name, average in trainer.averages.items()}
         record: dict[str, Any] = {
             "step": trainer.step,
@@ -117,7 +118,7 @@ class EvaluateHook(Hook):
         is_enabled: bool = True,
     ) -> None:
         self._reader, self.recorder = reader, recorder
-        self.select, self._note, self._is_enabled = select, note, is_enabled
+        self.select, self.note, self._is_enabled = select, note, is_enabled
         self.evaluations: dict[str, Evaluation] = {}
         self.winner: Optional[str] = None
         self.best: dict[str, Any] = {}
@@ -156,7 +157,7 @@ class EvaluateHook(Hook):
             "Eval: epoch %d, step %d%s\n%s",
             trainer.epoch,
             trainer.step,
-            self._note,
+            self.note,
             table(evaluations, self.winner, self.select),
         )
 
@@ -202,17 +203,32 @@ class CheckpointHook(Hook):
         if is_due or is_best or trainer.is_run_end:
             trainer.refresh_averages()
             self.save(trainer)
-            if is_best:
-                self._store.link(BEST, trainer.step)
-            if trainer.is_run_end:
-                self._store.link(FINAL, trainer.step)
-            self._store.prune()
+            if ranks.is_first():
+                if is_best:
+                    self._store.link(BEST, trainer.step)
+                if trainer.is_run_end:
+                    self._store.link(FINAL, trainer.step)
+                self._store.prune()
 
     def save(self, trainer: Trainer, is_open: bool = False) -> None:
-        """Commit a checkpoint of where the trainer stands.
+        """Commit a checkpoint of where the trainer stands; of several ranks, the first does.
 
         `is_open`: a run that goes on from it first does what follows the step, such as evaluating.
+
+        Raises:
+            RanksDifferError: the ranks do not hold the same weights; nothing is saved.
         """
+        trainer.synchronize()
+        require_same_weights(trainer)
+        for hook in trainer.hooks:
+            hook.gather()
+        of_ranks = ranks.gather(rank_state(trainer))
+        if ranks.is_first():
+            self._write(trainer, is_open, of_ranks)
+        # None goes on before the step is safe: at a signal the launcher ends all a moment later.
+        ranks.barrier()
+
+    def _write(self, trainer: Trainer, is_open: bool, of_ranks: Sequence[Any]) -> None:
         # The record of truth must not be behind a checkpoint that survives a power cut.
         self._evaluate.recorder.sync()
         evaluate = self._evaluate
@@ -229,7 +245,7 @@ class CheckpointHook(Hook):
             "snapshots": self._snapshots.facts(),
             **self._facts,
         }
-        path = self._store.save(trainer.step, checkpoint_files(trainer), facts)
+        path = self._store.save(trainer.step, checkpoint_files(trainer, of_ranks), facts)
         self._snapshots.commit()
         drop_old_records(self._store.folder)
         logger.info("step %d saved in %s", trainer.step, path)

@@ -18,7 +18,7 @@ from .visualdl_view import BY_AVERAGE, ViewOptions, VisualDLView
 logger = logging.getLogger(__name__)
 
 METRICS = "metrics.jsonl"
-_FIGURES = ("loss", "lr", "ips", "top1", "top2", "left_out")
+_FIGURES = ("loss", "lr", "ips", "top1", "top2", "ece", "left_out")
 # A record of a hundred averages takes a tenth; a stranger's line may be of any length.
 _MAX_LINE = 1 << 20
 # What a picture's axis can take.
@@ -31,7 +31,7 @@ class Recorder:
 
     A training record has `step, epoch, split: train, loss, top1, lr, ips`, then by
     average `decay, distance, window, initial_share, never_moved`, and `left_out` where a gate is
-    set; an evaluation record `step, epoch, split: eval, average, top1, top2, loss`.
+    set; an evaluation record `step, epoch, split: eval, average, top1, top2, loss, ece`.
 
     Args:
         folder: the run's folder.
@@ -110,6 +110,40 @@ class Recorder:
         """Flush the view."""
         if self._view is not None:
             self._view.close()
+
+
+class SilentRecorder(Recorder):
+    """Record nothing: what a rank has that is not the first, which records for all.
+
+    Args:
+        has_view: whether the first rank writes records for VisualDL.
+    """
+
+    def __init__(self, has_view: bool) -> None:
+        self._has_view = has_view
+
+    @property
+    def has_view(self) -> bool:
+        """Tell whether the first rank writes VisualDL's records, for which all must evaluate."""
+        return self._has_view
+
+    def start(self, step: int, is_open: bool = False) -> None:
+        """Do nothing."""
+
+    def write(self, record: Mapping[str, Any]) -> None:
+        """Do nothing."""
+
+    def show_weights(self, name: str, state: Mapping[str, Any], step: int) -> None:
+        """Do nothing."""
+
+    def show_predictions(self, name: str, predictions: Predictions, step: int) -> None:
+        """Do nothing."""
+
+    def sync(self) -> None:
+        """Do nothing."""
+
+    def close(self) -> None:
+        """Do nothing."""
 
 
 def read_records(path: Path) -> Iterator[dict[str, Any]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import random
 from typing import Any
@@ -17,6 +18,12 @@ def seed_everything(seed: int) -> None:
     paddle.seed(seed)
     np.random.seed(seed % 2**32)
     random.seed(seed)
+
+
+def branch_off(of_first: str, rank: int) -> None:
+    """Start the generators of another rank, by its number, from the state of the first rank's."""
+    digest = hashlib.sha256(f"{rank} {of_first}".encode()).digest()
+    seed_everything(int.from_bytes(digest[:4], "big"))
 
 
 def rng_to_json() -> str:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import logging
 from functools import partial
-from typing import Any, Callable, Collection, Mapping
+from typing import Any, Callable, Collection, Mapping, Sequence
 
 import numpy as np
 
-from ..averaging import WeightAverage, schedule_state, set_schedule_state
+from ..averaging import WeightAverage, ranks, schedule_state, set_schedule_state
 from ..averaging.fit import fitting_numbers
 from ..checkpoint import (
     Checkpoint,
@@ -19,7 +19,7 @@ from ..checkpoint import (
 )
 from ..errors import CheckpointError
 from .resume import is_open
-from .rng import rng_from_json, rng_to_json
+from .rng import branch_off, rng_from_json, rng_to_json
 from .totals import Totals
 from .trainer import Trainer
 
@@ -33,7 +33,8 @@ STATE_FILE = "state.pdstates"
 STALE = "stale average"
 
 # Where a trainer stands: `samples` of the epoch's order are consumed.
-_PROGRESS = ("step", "epoch", "samples", "skips_in_a_row")
+_PROGRESS = ("step", "epoch", "samples")
+_SKIPS = "skips_in_a_row"
 
 
 def average_file(name: str) -> str:
@@ -41,8 +42,17 @@ def average_file(name: str) -> str:
     return f"{name}.pdparams"
 
 
-def checkpoint_files(trainer: Trainer) -> dict[str, tuple[str, Callable[[], Any]]]:
+def rank_state(trainer: Trainer) -> dict[str, Any]:
+    """Return what each rank has of its own: its share of the totals, its random numbers."""
+    return {"totals": trainer.totals.state_dict(), "rng": rng_to_json()}
+
+
+def checkpoint_files(
+    trainer: Trainer, of_ranks: Sequence[Mapping[str, Any]] = ()
+) -> dict[str, tuple[str, Callable[[], Any]]]:
     """Return name -> (role, maker of the contents) of every file of a checkpoint.
+
+    `of_ranks` is the `rank_state` of each rank, that of this one without.
 
     Raises:
         RuntimeError: an average is applied at the moment.
@@ -64,7 +74,10 @@ def checkpoint_files(trainer: Trainer) -> dict[str, tuple[str, Callable[[], Any]
         "optimizer",
         lambda: _finite(structured_optimizer_state(trainer.optimizer, trainer.model)),
     )
-    files[STATE_FILE] = ("state", lambda: _trainer_state(trainer))
+    files[STATE_FILE] = (
+        "state",
+        lambda: _trainer_state(trainer, of_ranks or [rank_state(trainer)]),
+    )
     return files
 
 
@@ -120,8 +133,10 @@ def restore(
 def _restore_progress(
     trainer: Trainer, progress: Mapping[str, Any], checkpoint: Checkpoint, is_data_new: bool
 ) -> None:
-    for key, value in fitting_numbers(dict.fromkeys(_PROGRESS, 0), progress).items():
-        setattr(trainer, key, value)
+    numbers = fitting_numbers(dict.fromkeys((*_PROGRESS, _SKIPS), 0), progress)
+    for key in _PROGRESS:
+        setattr(trainer, key, numbers[key])
+    trainer.guard.skips_in_a_row = int(numbers[_SKIPS])
     trainer.is_open = is_open(checkpoint)
     is_epoch_end = checkpoint.manifest["is_epoch_end"]
     if trainer.is_open:
@@ -178,21 +193,40 @@ def _restore_rest(
                 logger.info("the best so far was so on other data; it does not count any more")
             else:
                 hook.set_state_dict(state["hooks"][hook.name])
-    trainer.totals = Totals.from_state(state["totals"])
-    rng_from_json(state["rng"])
+    _restore_rank(trainer, [state, *state.get("other_ranks", [])])
 
 
-def _trainer_state(trainer: Trainer) -> dict[str, Any]:
+def _restore_rank(trainer: Trainer, of_ranks: Sequence[Mapping[str, Any]]) -> None:
+    """Put back what this rank had of its own; where there were more or fewer, share it out anew."""
+    if len(of_ranks) == ranks.num_ranks():
+        own = of_ranks[ranks.rank()]
+        trainer.totals = Totals.from_state(own["totals"])
+        rng_from_json(own["rng"])
+        return
+    rng_of_first = of_ranks[0]["rng"]
+    if ranks.is_first():
+        trainer.totals = Totals.from_states([own["totals"] for own in of_ranks])
+        rng_from_json(rng_of_first)
+    else:
+        # Of the first rank's random numbers none may come twice in a step.
+        branch_off(rng_of_first, ranks.rank())
+
+
+def _trainer_state(trainer: Trainer, of_ranks: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     schedule = schedule_state(trainer.lr_scheduler) if trainer.lr_scheduler else {}
     return {
-        "progress": {key: getattr(trainer, key) for key in _PROGRESS},
-        "totals": trainer.totals.state_dict(),
+        "progress": {
+            **{key: getattr(trainer, key) for key in _PROGRESS},
+            _SKIPS: trainer.guard.skips_in_a_row,
+        },
+        "totals": of_ranks[0]["totals"],
         "averages": {name: _average_state(avg) for name, avg in trainer.averages.items()},
         "lr_scheduler": _plain(schedule),
         "scaler": _plain(trainer.scaler.state_dict()) if trainer.scaler else {},
         "gate": trainer.gate.state_dict() if trainer.gate else {},
         "hooks": {hook.name: _plain(hook.state_dict()) for hook in trainer.hooks if hook.name},
-        "rng": rng_to_json(),
+        "rng": of_ranks[0]["rng"],
+        **({"other_ranks": list(of_ranks[1:])} if of_ranks[1:] else {}),
     }
 
 

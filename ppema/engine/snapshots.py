@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Mapping, Optional
 
-from ..averaging import PowerFunctionEMA
+from ..averaging import PowerFunctionEMA, ranks
 from ..checkpoint.files import reason, sha256_of, write_atomically
 from ..checkpoint.weight_file import read_weight_file
 from ..checkpoint.weight_writer import write_weight_file
@@ -89,6 +89,8 @@ class SnapshotHook(Hook):
 
     def before_run(self, trainer: Trainer) -> None:
         """Put aside what the checkpoint does not list; leave out what it lists and is not there."""
+        if not ranks.is_first():
+            return
         for path in self._folder.glob(".tmp-*"):
             path.unlink()
         self.taken = [s for s in self.taken if not _is_of_another_start(s, trainer.averages)]
@@ -111,6 +113,9 @@ class SnapshotHook(Hook):
         """Take a snapshot of each power-function EMA where one is due."""
         # At the end of an epoch too: people ask for the averages as of a checkpoint.
         if self._every is None or (trainer.step % self._every and not trainer.is_epoch_end):
+            return
+        trainer.synchronize()
+        if not ranks.is_first():
             return
         # A step that a signal broke off after its snapshots comes twice.
         taken = {snapshot.average for snapshot in self.taken if snapshot.step == trainer.step}

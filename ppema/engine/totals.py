@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Mapping, Sequence
+
+from ..averaging import ranks
 
 
 @dataclass
@@ -43,6 +45,13 @@ class Totals:
         """Return the share of images whose class was first, NaN without any; waits likewise."""
         return self._correct() / self.num_samples if self.num_samples else math.nan
 
+    def of_all_ranks(self) -> Totals:
+        """Return the totals of all ranks, with the times of this one; all ranks call it."""
+        images, loss, correct = ranks.sum_of([self.num_samples, self._loss(), self._correct()])
+        return replace(
+            self, figures=[], num_before=int(images), loss_before=loss, correct_before=int(correct)
+        )
+
     def state_dict(self) -> dict[str, Any]:
         """Return the sums so far as numbers; waits for the device."""
         return {
@@ -58,6 +67,12 @@ class Totals:
     def from_state(cls, state: Mapping[str, Any]) -> Totals:
         """Return totals that go on from a `state_dict`, to the bits of an unbroken sum."""
         return cls(**state)
+
+    @classmethod
+    def from_states(cls, states: Sequence[Mapping[str, Any]]) -> Totals:
+        """Return totals that go on from those of several ranks, with the times of the first."""
+        sums = ("num_before", "loss_before", "correct_before")
+        return cls(**{**states[0], **{key: sum(state[key] for state in states) for key in sums}})
 
     def _loss(self) -> float:
         # From left to right, so that a sum taken up again is rounded as it would have been.

@@ -6,6 +6,7 @@ import logging
 from pathlib import Path
 from typing import Any, Mapping
 
+from ..averaging import ranks
 from ..plots import plot_curves
 from ..stop_signals import watched
 from .evaluate import RAW, mark_of
@@ -48,15 +49,18 @@ class SummaryHook(Hook):
 
     def after_step(self, trainer: Trainer) -> None:
         """Draw after the last step, all figures being in the record."""
-        if not trainer.is_run_end:
+        if not (trainer.is_run_end and ranks.is_first()):
             return
-        draw_summary(self._folder, self._title, self._evaluate.best, self._evaluate.select)
+        evaluate = self._evaluate
+        draw_summary(self._folder, self._title, evaluate.best, evaluate.select, evaluate.note)
 
 
-def draw_summary(folder: Path, title: str, best: Mapping[str, Any], select: str) -> None:
+def draw_summary(
+    folder: Path, title: str, best: Mapping[str, Any], select: str, note: str = ""
+) -> None:
     """Draw the curves of a run, all figures being in its record; say which weights were best.
 
-    `best` has their `average`, `step` and figures, or nothing.
+    `best` has their `average`, `step` and figures, or nothing; `note` is said beside those.
     """
     word = mark_of(select)
     plot_curves(list(read_records(folder / METRICS)), title, folder / CURVES, best or None, word)
@@ -65,6 +69,6 @@ def draw_summary(folder: Path, title: str, best: Mapping[str, Any], select: str)
     if best:
         text = (
             f"{word}: {best['average']} of step {best['step']}, "
-            f"top1 {100 * best['top1']:.2f} %  loss {best['loss']:.4f}"
+            f"top1 {100 * best['top1']:.2f} %  loss {best['loss']:.4f}{note}"
         )
     logger.info("%s: %s", folder, text, extra={"is_result": True})

@@ -187,3 +187,65 @@ def test_digest_covers_bytes_labels_and_shape():
 def test_digest_is_the_one_it_was_when_this_was_written():
     digest = array_digest(np.zeros((1, 1, 2, 2), np.uint8), np.array([3]))
     assert digest == "6b0f1d6c43bb61ebe240784d9fa45e103fd29f86c1d0c692f689e906ab457dbb"
+
+
+def shared(rank, num_ranks, count=100, batch_size=8, **options):
+    """Return the reader of one of several processes."""
+    return ArrayReader(
+        make_dataset(count), batch_size, True, options.get("drop_last", False), 7, rank, num_ranks
+    )
+
+
+@pytest.mark.parametrize("num_ranks", [2, 3, 4])
+@pytest.mark.parametrize("start", [0, 24, 31])
+def test_processes_share_each_batch_of_one_order(num_ranks, start):
+    of_ranks = [list(shared(r, num_ranks).batches(2, start)) for r in range(num_ranks)]
+    whole = list(make_reader(batch_size=8 * num_ranks).batches(2, start))
+    assert {len(batches) for batches in of_ranks} == {len(whole)}
+    for index, batch in enumerate(whole):
+        parts = [batches[index] for batches in of_ranks]
+        counted = [part.image[: part.num_own] for part in parts]
+        assert np.concatenate(counted).tobytes() == batch.image.tobytes()
+        assert {part.num_total for part in parts} == {len(batch.label)}
+        sizes = [part.num_own for part in parts]
+        assert max(sizes) - min(sizes) <= 1
+
+
+def test_an_image_that_counts_nothing_stands_in_where_there_are_fewer_than_processes():
+    # The last of 97 images, for four processes.
+    *_, first = shared(0, 4, 97).batches(1)
+    *_, last = shared(3, 4, 97).batches(1)
+    assert (first.num_own, first.num_total, len(first.label)) == (1, 1, 1)
+    assert (last.num_own, last.num_total, len(last.label)) == (0, 1, 1)
+    assert last.image.tobytes() == first.image.tobytes()
+
+
+def test_batches_of_another_number_of_processes_go_on_where_those_before_stopped():
+    done = [list(shared(rank, 2).batches(3))[:2] for rank in range(2)]
+    rest = [list(shared(rank, 4).batches(3, start=32)) for rank in range(4)]
+    labels = [part.label[: part.num_own] for of in (*done, *rest) for part in of]
+    whole = [batch.label for batch in make_reader().batches(3)]
+    assert sorted(np.concatenate(labels).tolist()) == sorted(np.concatenate(whole).tolist())
+    assert sum(map(len, labels)) == 100
+
+
+def test_whole_batches_are_dealt_out_and_each_comes_once():
+    reader = make_reader(batch_size=32, shuffle=False)
+    dealt = [list(reader.dealt(1, rank, 3)) for rank in range(3)]
+    assert [[start for start, _ in of_rank] for of_rank in dealt] == [[0, 96], [32], [64]]
+    for start, batch in (pair for of_rank in dealt for pair in of_rank):
+        expected = list(reader.batches(1))[start // 32]
+        assert samples([batch]) == samples([expected])
+
+
+def test_a_batch_that_is_not_shared_is_all_one_s_own():
+    batch = next(make_reader().batches(1))
+    assert (batch.num_own, batch.num_total) == (32, 32)
+
+
+def test_a_place_among_the_processes_that_there_is_not_is_refused():
+    with pytest.raises(ValueError, match=r"rank must be in \[0, 2\), got 2"):
+        shared(2, 2)
+    expected = "batch_size 8 in each of 4 processes with drop_last needs 32 samples, found 20"
+    with pytest.raises(DataError, match=expected):
+        shared(0, 4, 20, drop_last=True)

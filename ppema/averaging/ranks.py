@@ -1,0 +1,131 @@
+"""The processes of `paddle.distributed` that train together, here called ranks as there.
+
+What one rank calls, all must call, in the same order. A process alone needs no other: each call
+gives back what it was given, at once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from typing import Any, Iterator, Sequence
+
+import paddle
+import paddle.distributed as dist
+
+# What the launcher tells each process before Paddle is there.
+_LOCAL_SIZE = "PADDLE_LOCAL_SIZE"
+
+
+class _State:
+    """Whether this process acts for itself at the moment, though it is one of several."""
+
+    is_alone = False
+
+
+def num_ranks() -> int:
+    """Return how many processes train together; 1 before `init_parallel_env`."""
+    if _State.is_alone or not dist.is_initialized():
+        return 1
+    return int(dist.get_world_size())
+
+
+def rank() -> int:
+    """Return the number of this process among them, from 0."""
+    return int(dist.get_rank()) if num_ranks() > 1 else 0
+
+
+def is_first() -> bool:
+    """Tell whether this is the process that logs and saves."""
+    return rank() == 0
+
+
+def num_ranks_here() -> int:
+    """Return how many processes the launcher started on this machine, which share its cores."""
+    text = os.environ.get(_LOCAL_SIZE, "")
+    return int(text) if text.isdecimal() and int(text) > 0 else 1
+
+
+@contextlib.contextmanager
+def alone() -> Iterator[None]:
+    """Have this process act for itself for the length of a `with` block, whatever others do."""
+    was_alone, _State.is_alone = _State.is_alone, True
+    try:
+        yield
+    finally:
+        _State.is_alone = was_alone
+
+
+def all_reduce_sum(tensors: Sequence[Any]) -> None:
+    """Replace each tensor, of any shape and place, by its sum over all ranks: the same bits on all.
+
+    Those of a dtype are sent together: many small messages take longer than one.
+    """
+    if num_ranks() == 1 or not tensors:
+        return
+    with paddle.no_grad():
+        for dtype in dict.fromkeys(tensor.dtype for tensor in tensors):
+            alike = [tensor for tensor in tensors if tensor.dtype == dtype]
+            sent = paddle.concat([tensor.detach().reshape([-1]) for tensor in alike])
+            dist.all_reduce(sent)
+            received = paddle.split(sent, [tensor.size for tensor in alike])
+            for tensor, total in zip(alike, received):
+                tensor.copy_(total.reshape(tensor.shape), True)
+
+
+def all_reduce_mean(tensors: Sequence[Any]) -> None:
+    """Replace each floating-point tensor by its mean over all ranks."""
+    if num_ranks() == 1:
+        return
+    all_reduce_sum(tensors)
+    with paddle.no_grad():
+        for tensor in tensors:
+            tensor.scale_(1.0 / num_ranks())
+
+
+def sum_of(values: Sequence[float]) -> list[float]:
+    """Return the sum of each number over all ranks, in float64."""
+    return _reduced(values, dist.ReduceOp.SUM)
+
+
+def largest_of(values: Sequence[float]) -> list[float]:
+    """Return the largest of each number over all ranks, in float64."""
+    return _reduced(values, dist.ReduceOp.MAX)
+
+
+def gather(value: Any) -> list[Any]:
+    """Return what each rank gave, in their order: any object that can be pickled."""
+    if num_ranks() == 1:
+        return [value]
+    values: list[Any] = []
+    dist.all_gather_object(values, value)
+    return values
+
+
+def broadcast(value: Any) -> Any:
+    """Return what the first rank gave; what the others give is not looked at."""
+    if num_ranks() == 1:
+        return value
+    values = [value if is_first() else None]
+    dist.broadcast_object_list(values, src=0)
+    return values[0]
+
+
+def broadcast_tensor(tensor: Any) -> None:
+    """Give a tensor the value that it has on the first rank."""
+    if num_ranks() > 1:
+        dist.broadcast(tensor, src=0)
+
+
+def barrier() -> None:
+    """Wait until all ranks are here."""
+    if num_ranks() > 1:
+        dist.barrier()
+
+
+def _reduced(values: Sequence[float], operation: Any) -> list[float]:
+    if num_ranks() == 1:
+        return list(values)
+    tensor = paddle.to_tensor(list(values), dtype="float64")
+    dist.all_reduce(tensor, op=operation)
+    return [float(value) for value in tensor.numpy()]

@@ -1,0 +1,96 @@
+"""Two ranks train as one process does on both parts of each batch, and agree on all they decide."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from ranks_script import Losses, plain_trainer, weights
+from trainers import make_reader
+
+TESTS = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="module")
+def of_ranks(tmp_path_factory):
+    """Return what each of two ranks found."""
+    folder = tmp_path_factory.mktemp("ranks")
+    script = str(TESTS / "engine/ranks_script.py")
+    launcher = ["-m", "paddle.distributed.launch", "--nproc_per_node", "2", "--log_dir", "log"]
+    subprocess.run(
+        [sys.executable, *launcher, script, str(folder)],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": f"{TESTS.parent}:{TESTS}"},
+        capture_output=True,
+        timeout=150,
+    )
+    logs = [path.read_text()[-3000:] for path in sorted(folder.glob("log/workerlog.*"))]
+    files = [folder / f"rank_{rank}.json" for rank in (0, 1)]
+    assert all(file.exists() for file in files), "\n".join(logs)
+    return [json.loads(file.read_text()) for file in files]
+
+
+@pytest.mark.parametrize(("name", "accumulate_steps"), [("plain", 1), ("accumulated", 2)])
+def test_they_compute_what_one_process_does(of_ranks, name, accumulate_steps):
+    losses = Losses()
+    trainer = plain_trainer(make_reader(41, 8), losses, accumulate_steps)
+    trainer.train()
+    first, second = (found[name] for found in of_ranks)
+    assert first == second
+    np.testing.assert_allclose(first["losses"], losses.losses, atol=1e-6)
+    alone = weights(trainer)
+    assert list(first["weights"]) == list(alone)
+    for tensor, values in alone.items():
+        np.testing.assert_allclose(first["weights"][tensor], values, atol=1e-6, err_msg=tensor)
+
+
+def test_their_statistics_are_brought_together_and_each_average_is_then_the_same(of_ranks):
+    first, second = (found["with_batch_norm"] for found in of_ranks)
+    assert first["own_mean"] != second["own_mean"]
+    # Bringing them together twice at a step changes nothing.
+    assert len({*first["digests"], *second["digests"]}) == 1
+
+
+def test_evaluated_by_both_the_figures_are_those_of_one_to_the_bit(of_ranks):
+    for found in of_ranks:
+        for kind in ("figures", "confusions", "mistakes"):
+            together, alone = found["with_batch_norm"][kind]
+            assert together == alone
+        assert found["nothing"][0] == found["nothing"][1]
+    assert of_ranks[0]["with_batch_norm"] != {}
+
+
+def test_a_step_that_one_must_leave_out_both_leave_out(of_ranks):
+    for found in of_ranks:
+        assert found["nan_of_one_rank"] == {"skips": [0, 0, 1, 0, 0], "is_finite": True}
+
+
+def test_the_gate_goes_by_the_loss_of_both(of_ranks):
+    assert [found["gated"] for found in of_ranks] == [5, 5]
+
+
+def test_weights_that_are_not_the_same_are_not_saved(of_ranks):
+    expected = (
+        "step 0: process 1 does not hold the weights of process 0 (raw: body.1.bias, 1 of 48); "
+        "this step is not saved, the checkpoint before it stands"
+    )
+    assert [found["differing"] for found in of_ranks] == [expected, expected]
+
+
+def test_a_signal_to_one_ends_both_after_the_same_batch(of_ranks):
+    (done, received), other = (found["signalled"] for found in of_ranks)
+    assert [done, received] == other
+    assert done < 29
+    assert received == 15
+
+
+def test_a_gradient_that_one_makes_nan_ends_both(of_ranks):
+    said = {found["non_finite"] for found in of_ranks}
+    assert said == {
+        "step 1: the gradient of body.1.weight is not finite; the weights before it stand"
+    }
