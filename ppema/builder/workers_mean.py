@@ -67,7 +67,8 @@ def save_mean(
     candidates = make_candidates(alone, finals[0])
     if candidates.recomputes:
         logger.info(
-            "its BatchNorm statistics are computed on %d training batches", alone.recompute_batches
+            "its BatchNorm statistics are computed anew, on %d training batches at most",
+            alone.recompute_batches,
         )
     figures = _evaluate_parts(candidates, start, finals) if with_evaluation else {}
     candidates.load(mean_weights(finals), SWAP)

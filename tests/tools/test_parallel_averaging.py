@@ -14,6 +14,7 @@ import numpy as np
 import paddle
 import pytest
 from in_process import REPOSITORY, call, enter
+from launched import LaunchedRun
 from resumable import AVERAGES, CONFIG, contents, copy_tree, records, tensors, write
 
 from ppema import builder
@@ -115,17 +116,37 @@ def test_phase_1_is_an_ordinary_run_that_ends_with_the_epoch_of_the_goal(train, 
     assert "phase 1 ended with epoch 2, step 12" in (whole / "train.log").read_text()
 
 
+def plain_worker(run_tool, worker, folder):
+    """Return the folder of an ordinary run, as a worker of the run in `folder` is to be one."""
+    result = run_tool(
+        *("train", "-c", "run.yml", "--eval", "-o", f"save_dir=plain_{worker}", "epoch=1"),
+        *("TrainReader.batch_size=2", "LearningRate={base_lr: 0.02, schedulers: []}"),
+        f"seed={seed_of_worker(0, worker)}",
+        f"pretrain_weights={folder}/phase_1/model_final/model.pdparams",
+    )
+    assert result.code == 0, result.err
+    return Path(f"plain_{worker}/run")
+
+
 def test_a_worker_is_an_ordinary_run_from_the_weights_of_phase_1(train, whole, run_tool):
     for worker in range(2):
-        result = run_tool(
-            *("train", "-c", "run.yml", "--eval", "-o", f"save_dir=plain_{worker}", "epoch=1"),
-            *("TrainReader.batch_size=2", "LearningRate={base_lr: 0.02, schedulers: []}"),
-            f"seed={seed_of_worker(0, worker)}",
-            f"pretrain_weights={whole}/phase_1/model_final/model.pdparams",
-        )
-        assert result.code == 0, result.err
-        assert tensors(whole / f"worker_{worker}") == tensors(Path(f"plain_{worker}/run"))
+        plain = plain_worker(run_tool, worker, whole)
+        assert tensors(whole / f"worker_{worker}") == tensors(plain)
     assert tensors(whole / "worker_0") != tensors(whole / "worker_1")
+
+
+def test_of_two_processes_each_takes_every_other_worker(train, run_tool, tmp_path):
+    run = LaunchedRun(tmp_path / "two", (tmp_path / "swap.yml").read_text())
+    write_configs(run.home)
+    (run.home / "swap.yml").rename(run.home / "run.yml")
+    said = run.finish(2, "--eval", "-o", "Swap.workers=3", "TrainReader.batch_size=3")
+    assert "a step: 3 images x 2 processes = 6 images" in said
+    for worker, is_of_the_first in enumerate((True, False, True)):
+        assert (f"config run/worker_{worker};" in said) == is_of_the_first
+        plain = plain_worker(run_tool, worker, run.folder)
+        assert tensors(run.folder / f"worker_{worker}") == tensors(plain)
+    facts = manifest(run.folder)
+    assert (len(facts["workers"]), list(facts["metrics"])) == (3, ["raw", "swap"])
 
 
 def test_the_mean_is_that_of_a_plain_twin_with_statistics_of_its_own(whole, monkeypatch):
