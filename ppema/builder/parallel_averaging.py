@@ -28,7 +28,7 @@ from ..engine.phases import (
     worker_name,
 )
 from ..engine.record import METRICS
-from ..engine.resume import find_start, is_finished, prepare_folder
+from ..engine.resume import find_start, finish, is_finished, prepare_folder
 from ..engine.run_facts import require_continued_facts
 from ..engine.run_folder import CONFIG, LOG
 from ..engine.view_hooks import CURVES
@@ -155,12 +155,16 @@ class ParallelAveraging:
             CheckpointError: phase 1 has not ended, or the worker began at other weights.
         """
         start, part = self._end_of_phase_1(), worker_config(self._config, worker)
-        newest = CheckpointStore(run_folder(part), keep=1).newest()
+        store = CheckpointStore(run_folder(part), part.keep_checkpoint_max)
+        newest = store.newest()
         if newest is not None and newest.manifest.get("parent") != weights_facts(start):
             raise CheckpointError(
                 f"{newest.path}: did not begin at the weights of {start.path}; take its folder "
                 "away, or start again with --overwrite"
             )
+        if newest is not None and is_finished(newest, part.epoch):
+            finish(store, newest, part.epoch)
+            return
         logger.info(
             "phase 2 of 3, %s: one of %d workers, alone for %d epochs; %d images a step, seed %d",
             *(run_folder(part), self._swap.workers, part.epoch, _images_per_step(part), part.seed),

@@ -67,7 +67,8 @@ def save_mean(
     candidates = make_candidates(alone, finals[0])
     if candidates.recomputes:
         logger.info(
-            "its BatchNorm statistics are computed on %d training batches", alone.recompute_batches
+            "its BatchNorm statistics are computed anew, on %d training batches at most",
+            alone.recompute_batches,
         )
     figures = _evaluate_parts(candidates, start, finals) if with_evaluation else {}
     candidates.load(mean_weights(finals), SWAP)
@@ -99,8 +100,8 @@ def _is_mean_of(
     checkpoint: Checkpoint, finals: Sequence[Checkpoint], with_evaluation: bool
 ) -> bool:
     facts = checkpoint.manifest
-    is_evaluated = bool(facts["metrics"]) or not with_evaluation
-    return facts["workers"] == [weights_facts(final) for final in finals] and is_evaluated
+    is_evaluated = bool(facts.get("metrics")) or not with_evaluation
+    return facts.get("workers") == [weights_facts(final) for final in finals] and is_evaluated
 
 
 def _evaluate_parts(
@@ -168,7 +169,7 @@ def _select(config: Config) -> str:
 
 def _link(store: CheckpointStore, checkpoint: Checkpoint) -> None:
     store.link(FINAL, checkpoint.step)
-    if checkpoint.manifest["winner"] is None:
+    if checkpoint.manifest.get("winner") is None:
         store.unlink(BEST)
     else:
         store.link(BEST, checkpoint.step)

@@ -108,6 +108,43 @@ def test_errors_of_constructors_get_the_line_of_their_key(load, tmp_path):
     assert str(config.error("use_gpu", "m")) == f"{place}: m"
 
 
+SWAP = """\
+Swap:
+  until_accuracy: 1
+  alone:
+    epoch: 2
+    LearningRate: {base_lr: 1}
+    Optimizer: {name: SGD}
+    Averages: {late: {name: Average, decay: 0.5}}
+"""
+
+
+def test_a_worker_alone_has_the_config_of_the_whole_but_for_its_own_keys(load, tmp_path):
+    config = load("epoch=7", "Swap.alone.seed=3", "pretrain_weights=w", main=GOOD + SWAP)
+    assert (config.epoch, config.seed, config.Swap.workers) == (7, 0, 4)
+    alone = config.of_workers
+    assert (alone.epoch, alone.seed, alone.Swap, alone.of_workers) == (2, 3, None, None)
+    assert (config.pretrain_weights, alone.pretrain_weights) == ("w", None)
+    assert (alone.LearningRate.base_lr, alone.TrainReader.batch_size) == (1.0, 64)
+    assert (alone.Optimizer.name, alone.Optimizer.arguments) == ("SGD", {})
+    assert list(alone.Averages) == ["ema", "late"]
+    assert config.Averages.keys() == {"ema"}
+    place = f"{tmp_path}/main.yml"
+    assert str(alone.error("epoch", "m")) == f"{place}:17: m (in Swap.alone)"
+    assert str(config.error("epoch", "m")) == "-o epoch: m"
+    assert str(config.error("Swap.alone.epoch", "m")) == f"{place}:17: m"
+
+
+def test_a_dump_with_keys_of_workers_reads_back_with_their_types(load):
+    config = load("Swap.alone.LearningRate.base_lr=2", main=GOOD + SWAP)
+    assert config.values()["Swap"]["alone"]["LearningRate"] == {"base_lr": 2.0}
+    again = load(main=config.dump())
+    assert again == config
+    assert again.of_workers == config.of_workers
+    assert again.dump() == config.dump()
+    assert load().values()["Swap"] is None
+
+
 AWKWARD = (
     "save_dir='a b: #1'",
     "Model.text='1e-3'",
@@ -152,6 +189,8 @@ def test_the_json_schema_takes_good_configs_and_refuses_bad_ones(load):
     good = load().values()
     assert list(validator.iter_errors(good)) == []
     assert list(validator.iter_errors({"_BASE_": ["a.yml"], "epoch": 3})) == []
+    swap = {"until_accuracy": 0.9, "alone": {"epoch": 1, "TrainReader": {"batch_size": 2}}}
+    assert list(validator.iter_errors({**good, "Swap": swap})) == []
     for value in (None, {"name": "Rounding", "bits": 4}, {"bits": 4}):
         assert list(validator.iter_errors({**good, "Rounding": value})) == []
     own = {**good, "Averages": {"ema": {"name": "my.nets.Mean", "any": 1}}}
@@ -167,6 +206,8 @@ def test_the_json_schema_takes_good_configs_and_refuses_bad_ones(load):
         ("Rounding", {"name": "Rounding", "bit": 4}),
         ("Rounding", 8),
         ("TrainDataset", {"name": "Digits", "mode": "tran"}),
+        ("Swap", {"until_accuracy": 2}),
+        ("Swap", {"alone": {"epoch": 1, "TrainReader": {"batchsize": 2}}}),
     ]:
         assert list(validator.iter_errors({**good, key: value})), (key, value)
 

@@ -100,10 +100,43 @@ CASES = {
     "lenet.yml:14: switch must be one of ema, got 'best'": GOOD + "switch: best\n",
 }
 
+SWAP = {
+    "'Swap.until_accuracy' is missing": "{alone: {epoch: 1}}",
+    "'Swap.alone' is missing": "{until_accuracy: 0.9}",
+    "'Swap.alone.epoch' is missing": "{until_accuracy: 0.9, alone: {seed: 1}}",
+    "Swap must be a mapping, got 3": "3",
+    "Swap.alone must be a mapping, got 3": "{until_accuracy: 0.9, alone: 3}",
+    "unknown key 'Swap.worker'; did you mean 'workers'?": "{worker: 3}",
+    "Swap.workers must be 2 or more, got 1": "{until_accuracy: 1, alone: {epoch: 1}, workers: 1}",
+    "Swap.until_accuracy must be 1 or less, got 98": "{until_accuracy: 98, alone: {epoch: 1}}",
+    "Swap.until_accuracy must be a finite number above 0, got 0": (
+        "{until_accuracy: 0, alone: {epoch: 1}}"
+    ),
+    "unknown key 'sed'; did you mean 'seed'? (in Swap.alone)": (
+        "{until_accuracy: 1, alone: {epoch: 1, sed: 2}}"
+    ),
+    "epoch must be 1 or more, got 0 (in Swap.alone)": "{until_accuracy: 1, alone: {epoch: 0}}",
+    "select must be one of raw, best, ema, got 'emma'; did you mean 'ema'? (in Swap.alone)": (
+        "{until_accuracy: 1, alone: {epoch: 1, select: emma}}"
+    ),
+    "'Swap.alone.Model' is the same in all phases; leave it out here": (
+        "{until_accuracy: 1, alone: {epoch: 1, Model: {name: Other}}}"
+    ),
+    "'Swap.alone.pretrain_weights' is for phase 1; workers begin at the weights that it "
+    "ends with": "{until_accuracy: 1, alone: {pretrain_weights: a}}",
+    "'Swap.alone.Swap' has no place in itself": "{until_accuracy: 1, alone: {Swap: null}}",
+}
+
 
 @pytest.mark.parametrize("message", CASES)
 def test_the_line_says_where_what_and_what_is_allowed(tmp_path, message):
     assert message_of(tmp_path, CASES[message]) == message
+
+
+@pytest.mark.parametrize("message", SWAP)
+def test_the_keys_of_a_worker_alone_are_checked_as_strictly(tmp_path, message):
+    found = message_of(tmp_path, f"{GOOD}Swap: {SWAP[message]}\n")
+    assert found == f"lenet.yml:14: {message}"
 
 
 @pytest.mark.parametrize("name", ["raw", "best", "model", "EMA", "1st", "a-b", "../x"])
