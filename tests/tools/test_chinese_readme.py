@@ -6,7 +6,7 @@ import ast
 import re
 
 import pytest
-from conftest import REPOSITORY
+from in_process import REPOSITORY
 
 ENGLISH = (REPOSITORY / "README.md").read_text(encoding="utf-8")
 CHINESE = (REPOSITORY / "README.zh-CN.md").read_text(encoding="utf-8")

@@ -13,7 +13,7 @@ import sys
 import numpy as np
 import pytest
 import yaml
-from conftest import REPOSITORY
+from in_process import REPOSITORY
 from PIL import Image, ImageDraw
 
 PAGE = (REPOSITORY / "docs/deployment.md").read_text()

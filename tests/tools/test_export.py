@@ -22,8 +22,8 @@ import numpy as np
 import paddle
 import pytest
 import yaml
-from conftest import REPOSITORY
 from faulty_disk import Fault, FaultyDisk
+from in_process import REPOSITORY
 from networks import Oddities, TinyBN
 from PIL import Image
 

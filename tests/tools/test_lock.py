@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import REPOSITORY
+from in_process import REPOSITORY
 
 from ppema import builder
 from ppema.config import find_run_folder

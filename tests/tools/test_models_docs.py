@@ -12,7 +12,7 @@ from pathlib import Path
 
 import paddle
 import pytest
-from conftest import REPOSITORY
+from in_process import REPOSITORY
 
 from ppema import builder
 from ppema.schedules import SCHEDULERS

@@ -11,7 +11,7 @@ from pathlib import Path
 import paddle
 import pytest
 import yaml
-from conftest import REPOSITORY
+from in_process import REPOSITORY
 
 import ppema
 from ppema import builder

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import REPOSITORY
+from in_process import REPOSITORY
 from resumable import FOLDER, records, tensors, write
 from torture_record import pending, recorded
 

@@ -16,7 +16,7 @@ import urllib.request
 from pathlib import Path
 
 import pytest
-from conftest import REPOSITORY
+from in_process import REPOSITORY
 from PIL import Image
 
 FOLDER = Path("output/lenet_digits")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import REPOSITORY
+from in_process import REPOSITORY
 from PIL import Image
 
 HEAD = f"_BASE_: {REPOSITORY}/configs/lenet_digits.yml\nuse_vdl: false\n"
