@@ -232,6 +232,22 @@ def test_transforms_see_the_pixels_and_labels_of_the_part():
     assert found.label.tolist() == expected.label.tolist()
 
 
+def test_an_error_after_transforms_numbers_a_sample_as_the_whole_data_do():
+    dataset = in_memory()
+    dataset.images[:] = 0
+    _, validation = divide(dataset, words(validation=0.5))
+    # None of those that are tried at once: every seventh of 50.
+    row = rows_of(validation)[20]
+    dataset.images[row] = 9
+
+    def wide(picture):
+        pixels = np.asarray(picture)
+        return np.zeros((3, 4, 4 + (pixels[0, 0, 0] == 9)), np.uint8)
+
+    transformed = transform_samples(validation, Transforms([Step("t.0", "wide", wide)]))
+    assert f"sample {row}: image is uint8 [3, 4, 5]" in fault(transformed.read, 20)
+
+
 def test_errors_number_a_sample_as_the_whole_data_do():
     class Bad(Labelled):
         def __getitem__(self, index):

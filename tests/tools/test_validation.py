@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 from in_process import REPOSITORY, run_in
+from PIL import Image
 from small_mnist import data_keys
 
 from ppema import builder
@@ -111,6 +112,22 @@ def test_a_run_goes_on_with_its_own_parts_only(tool, key, said):
     assert f"; {said}; --accept data goes on with them, from the start of the epoch" in result.err
 
 
+def test_a_run_goes_on_with_the_validation_images_that_chose_its_best(tool):
+    for path in RUN.glob("step_*/manifest.json"):
+        manifest = json.loads(path.read_text())
+        manifest["data"]["validation"]["digest"] = "0" * 64
+        path.write_text(render(manifest))
+    result = tool("train", "--eval", "-r", "auto", keys=(VALIDATION, "epoch=2"))
+    assert result.code == 3
+    assert "kept out of training: these are not the data of the run" in result.err
+    for path in RUN.glob("step_*/manifest.json"):
+        manifest = json.loads(path.read_text())
+        manifest["data"]["validation"] = 5
+        path.write_text(render(manifest))
+    result = tool("train", "--eval", "-r", "auto", keys=(VALIDATION, "epoch=2"))
+    assert (result.code, "has no data.validation" in result.err) == (3, True)
+
+
 def test_other_parts_that_are_accepted_are_gone_on_with(tool):
     keys = ("validation=0.2", "epoch=2")
     result = tool("train", "--eval", "-r", "auto", "--accept", "data", keys=keys)
@@ -158,6 +175,10 @@ def test_averages_made_after_the_run_are_chosen_on_validation(tool, trained):
     assert result.code == 0, result.err
     assert NOTE in result.out
     (path,) = (RUN / "posthoc").glob("*.json")
+    keys = (VALIDATION, f"weights={path.with_suffix('.pdparams')}")
+    again = tool("eval", "--on", "validation", keys=keys)
+    (line,) = re.findall(FIGURES, again.out)
+    assert line in result.out
     manifest = Checkpoint((RUN / "best_model").resolve()).manifest
     assert json.loads(path.read_text())["data"] == manifest["data"]["validation"]
     refused = tool("average", "posthoc", "--sigma_rel", "0.1", keys=("validation=0.3",))
@@ -211,3 +232,22 @@ def test_the_commands_of_the_page_do_what_it_says(run_tool, tmp_path):
     assert [result.code for result in found] == [0, 0, 0], [result.err for result in found]
     trained, on_test, on_validation = (figures(result.out, "ema") for result in found)
     assert trained == on_validation != on_test
+
+
+def test_validation_images_of_a_size_of_their_own_are_tried_before_training(tmp_path, caplog):
+    for name in ("ant", "bee"):
+        (tmp_path / "images" / name).mkdir(parents=True)
+        for number in range(6):
+            Image.new("RGB", (9, 9)).save(tmp_path / "images" / name / f"{number}.png")
+    (tmp_path / "run.yml").write_text(
+        f"_BASE_: {REPOSITORY}/configs/imagefolder.yml\n"
+        f"TrainDataset: {{dataset_dir: {tmp_path}/images, image_size: 40}}\n"
+        f"EvalDataset: {{dataset_dir: {tmp_path}/images, image_size: 32}}\n"
+        "TrainReader: {batch_size: 2, transforms: [{name: Resize, size: [32, 32]}]}\n"
+        "Model: {num_classes: 2}\n"
+        "validation: 4\n"
+    )
+    config = builder.read_config(str(tmp_path / "run.yml"), [])
+    data = builder.load_data(config, None)
+    builder.try_one_batch(config, builder.make_trainer(config, data), data)
+    assert re.search(r"in training .*32x?.*; in evaluation .*40.*; is that meant", caplog.text)
