@@ -47,8 +47,8 @@ class BlockFloatingPoint:
         ArgumentError: an argument out of range.
         TypeError: a parameter that trains is neither float32 nor float64.
         ValueError: no parameter trains.
-    Source: Yang et al., SWALP, https://arxiv.org/abs/1904.11943, section 5: row is its small block,
-        tensor its big block.
+    Source: Yang et al., SWALP, https://arxiv.org/abs/1904.11943: row is its small block, tensor
+        its big block.
     """
 
     def __init__(self, model: Any, bits: int = 8, block: Block = "row", seed: int = 0) -> None:

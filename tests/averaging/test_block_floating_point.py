@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import math
 import random
+import time
 from fractions import Fraction
 
 import numpy as np
 import paddle
 import pytest
 
-from ppema import ArgumentError, BlockFloatingPoint, ExponentialMovingAverage
+from ppema import ArgumentError, BlockFloatingPoint, ExponentialMovingAverage, update_all
+from ppema.averaging import kernels
 
 SHAPES = ([7], [5, 3], [3, 2, 3, 3], [1, 9])
 
@@ -255,6 +257,20 @@ def test_what_cannot_be_rounded_is_refused():
     assert model.w0.numpy().tolist() == [1.0, np.inf]
     with pytest.raises(ArgumentError, match=r"^step must be 0 or more, got -1$"):
         BlockFloatingPoint(paddle.nn.Linear(2, 2)).round_weights(-1)
+
+
+def test_an_average_that_moves_beside_training_gets_the_weights_from_before():
+    weights = drawn([1100, 1000], "float32")
+    model = Weights(weights)
+    beside, inline = (ExponentialMovingAverage(model, 0.9) for _ in range(2))
+    model.w0.set_value(weights + 1)
+    inline.update()
+    kernels.start_in_background(lambda: time.sleep(0.1))
+    update_all([beside], overlap=True)
+    BlockFloatingPoint(model, bits=2).round_weights(1)
+    found, expected = (ema.state_dict()["shadow"]["w0"].numpy() for ema in (beside, inline))
+    assert found.tobytes() == expected.tobytes()
+    assert found.tobytes() != weights.tobytes()
 
 
 def test_an_average_that_is_applied_is_not_rounded():

@@ -14,8 +14,20 @@ from ppema.engine.run_state import restore
 from ppema.engine.trainer import Hook
 
 
-def with_rounding(trainer, bits=2):
-    trainer.rounding = BlockFloatingPoint(trainer.model, bits=bits, block="tensor", seed=11)
+class Recording(BlockFloatingPoint):
+    """Keep the steps that were rounded."""
+
+    def __init__(self, model):
+        super().__init__(model, bits=2, block="tensor", seed=11)
+        self.steps = []
+
+    def round_weights(self, step):
+        self.steps.append(step)
+        super().round_weights(step)
+
+
+def with_rounding(trainer):
+    trainer.rounding = Recording(trainer.model)
     return trainer
 
 
@@ -37,6 +49,7 @@ def test_weights_are_rounded_after_each_step_and_nothing_else_is(switch):
     trained = [name for name, p in trainer.model.named_parameters() if not p.stop_gradient]
     trainer.train()
     assert len(seen.weights) == 10
+    assert trainer.rounding.steps == list(range(1, 11))
     for weights in seen.weights:
         for name, array in weights.items():
             num_values = len(np.unique(array))
@@ -65,6 +78,7 @@ def test_a_step_that_is_left_out_rounds_nothing():
     for name, array in before.items():
         assert seen.weights[0][name].tobytes() == array.tobytes()
         assert seen.weights[3][name].tobytes() == seen.weights[2][name].tobytes()
+    assert trainer.rounding.steps == [2, 3, 5]
     assert seen.weights[1]["fc.0.weight"].tobytes() != before["fc.0.weight"].tobytes()
 
 
@@ -78,4 +92,5 @@ def test_a_resumed_run_rounds_to_the_same_bits(tmp_path, step):
     resumed = with_rounding(saving_trainer(tmp_path / "broken")[0])
     restore(resumed, store.newest())
     resumed.train()
+    assert resumed.rounding.steps == list(range(step + 1, 11))
     assert all_bits(resumed) == all_bits(straight)
