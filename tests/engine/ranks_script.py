@@ -10,7 +10,7 @@ import numpy as np
 import paddle
 from trainers import make_reader, make_trainer
 
-from ppema.averaging import LossGate, ranks
+from ppema.averaging import BlockFloatingPoint, LossGate, ranks
 from ppema.builder.processes import joined
 from ppema.engine.agreement import RanksDifferError, SignalAgreement, require_same_weights
 from ppema.engine.evaluate import evaluate, evaluate_all
@@ -182,6 +182,14 @@ def signalled():
     return [len(done), 0]
 
 
+def rounded():
+    """Round the weights after each step, as SWALP does."""
+    trainer = make_trainer(shared_reader(40, 8), network=PlainNet, num_epochs=1)
+    trainer.rounding = BlockFloatingPoint(trainer.model, bits=6, seed=3)
+    trainer.train()
+    return digest(trainer)
+
+
 def nothing_evaluated_by_a_rank():
     """Evaluate a single batch, of which one rank has none."""
     model, loss_fn = PlainNet(), paddle.nn.CrossEntropyLoss()
@@ -213,6 +221,7 @@ def main(folder):
         "gated": gated(),
         "differing": differing(),
         "signalled": signalled(),
+        "rounded": rounded(),
         "nothing": nothing_evaluated_by_a_rank(),
         "non_finite": non_finite(),
     }

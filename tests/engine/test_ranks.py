@@ -89,6 +89,10 @@ def test_a_signal_to_one_ends_both_after_the_same_batch(of_ranks):
     assert received == 15
 
 
+def test_both_round_their_weights_to_the_same_bits(of_ranks):
+    assert len({found["rounded"] for found in of_ranks}) == 1
+
+
 def test_a_gradient_that_one_makes_nan_ends_both(of_ranks):
     said = {found["non_finite"] for found in of_ranks}
     assert said == {
