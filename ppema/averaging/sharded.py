@@ -26,7 +26,7 @@ class Layout(Protocol):
 
 
 class ShardedAverage:
-    """Spread an average over the ranks of `paddle.distributed`, each with a part of it.
+    """Spread an average over the ranks of `paddle.distributed`, each with a part of it. All ranks.
 
     Of a model that is whole on every rank (DataParallel, group_sharded level os or os_g) each
     rank keeps the averages of some tensors, about as many weights as any other, so that memory
@@ -46,10 +46,14 @@ class ShardedAverage:
 
     Raises:
         RuntimeError: the average is applied at the moment.
-        ValueError: fewer tensors than ranks, or one that recomputes BN statistics of slices.
+        TypeError: not a WeightAverage.
+        ValueError: fewer tensors than ranks, others on another rank (or it is spread already), or
+            BN statistics of slices that are to be recomputed.
     """
 
     def __init__(self, average: WeightAverage) -> None:
+        if not isinstance(average, WeightAverage):
+            raise TypeError(f"average must be a WeightAverage, got {type(average).__name__}")
         average._require_raw("ShardedAverage()")
         self._local = average
         self._parameters = average.model.parameters()
@@ -64,6 +68,7 @@ class ShardedAverage:
         self._templates = {
             s.name: Template(lives[s.name].shape, s.average.dtype, s.average.place) for s in shadows
         }
+        _require_same_on_all(self._templates)
         self._layout: Layout
         if slices is not None:
             self._layout = SlicedLayout(slices)
@@ -230,6 +235,21 @@ class ShardedAverage:
         if misfit:
             raise ValueError(misfit)
         return self._layout.own(whole)
+
+
+def _require_same_on_all(templates: Mapping[str, Template]) -> None:
+    """Raise ValueError on all ranks where their averages are not of the same tensors."""
+    first, *others = ranks.gather(
+        {name: (tuple(t.shape), str(t.dtype)) for name, t in templates.items()}
+    )
+    for rank, other in enumerate(others, start=1):
+        different = sorted({name for name, _ in first.items() ^ other.items()})
+        if different:
+            raise ValueError(
+                f"processes 0 and {rank} average different tensors ({', '.join(different[:3])}"
+                f"{', …' if len(different) > 3 else ''}); make the average on all from the same "
+                "model, and spread it once"
+            )
 
 
 def _refresh_at_updates(average: WeightAverage, slices: FlatSlices) -> None:

@@ -157,6 +157,8 @@ def case_from_one(folder):
 def case_refused(folder):
     """A state that does not fit is refused by both ranks, whichever holds what is wrong."""
     sharded = ppema.ShardedAverage(KINDS["ema"](make_model()))
+    # It is of other tensors on each rank by now.
+    spread_again = errors_of(ValueError, lambda: ppema.ShardedAverage(sharded.local))
     before = arrays_of(sharded.local.state_dict()["shadow"])
     state = sharded.state_dict()
     errors = []
@@ -172,7 +174,12 @@ def case_refused(folder):
         RuntimeError, sharded.averaged_state_dict, lambda: sharded.set_state_dict(state)
     )
     same = all(np.array_equal(before[name], after[name]) for name in before)
-    return {"errors": errors, "num_tensors": len(state["shadow"]), "same": same}
+    return {
+        "errors": errors,
+        "num_tensors": len(state["shadow"]),
+        "same": same,
+        "spread_again": spread_again,
+    }
 
 
 def slice_by_hand(model, threshold=16, alignment=64):

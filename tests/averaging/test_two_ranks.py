@@ -141,6 +141,8 @@ def test_both_ranks_refuse_what_does_not_fit(ranks):
             assert "missing: " in error or "file [3,1], model [" in error
         assert all("make it anew" in error for error in errors[-2:])
         assert found["same"]
+        (error,) = found["spread_again"]
+        assert error.startswith("processes 0 and 1 average different tensors (bn.bias, bn.weight, ")
     np.testing.assert_array_equal(ranks[0]["refused/errors"], ranks[1]["refused/errors"])
 
 
@@ -235,6 +237,12 @@ def test_loop_on_fleet_averages_alike_on_both_and_as_one_process(ranks):
         assert_same(found[0], part(ranks[0], "fleet/by_hand/"))
         assert_close(found[0], part(ranks[0], "fleet/wanted/"))
     assert list(ranks[0]["fleet/num_updates"]) == [5, 5]
+
+
+def test_what_is_no_average_is_not_spread():
+    model = shards.make_model()
+    with pytest.raises(TypeError, match="average must be a WeightAverage, got AveragedModel"):
+        ppema.ShardedAverage(ppema.AveragedModel(model))
 
 
 def test_owners_have_about_as_many_weights_each():
