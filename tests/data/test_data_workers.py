@@ -78,10 +78,10 @@ class Signalling(Images):
 @pytest.mark.timeout(30)
 def test_a_wait_for_a_batch_is_left_at_a_signal_to_a_run():
     batches = reader(Signalling()).batches(1)
-    with StopSignals() as signals:
+    # The worker is ahead: on a slow machine the signal comes in the wait for the first batch.
+    with StopSignals() as signals, pytest.raises(StopRequest):
         next(batches)
-        with pytest.raises(StopRequest):
-            next(batches)
+        next(batches)
     assert signals.received == signal.SIGTERM
 
 
