@@ -1,20 +1,28 @@
-"""What evaluation measures: top-1, top-2 and the mean loss."""
+"""What evaluation measures: top-1, top-2, the mean loss, calibration; and churn between runs."""
 
 from __future__ import annotations
 
+import itertools
+import math
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Sequence
 
+import numpy as np
+import numpy.typing as npt
 import paddle
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Shares in [0, 1] of images whose class is first, or among the first two; the mean loss."""
+    """Shares in [0, 1] of images whose class is first, or among the first two; the mean loss.
+
+    And the expected calibration error in [0, 1], of `calibration.Reliability`.
+    """
 
     top1: float
     top2: float
     loss: float
+    ece: float
 
     def as_dict(self) -> dict[str, float]:
         """Return the figures by name, as they stand in metrics.jsonl and the manifest."""
@@ -26,7 +34,10 @@ class Evaluation:
         return (self.top1, -self.loss)
 
     def __str__(self) -> str:
-        return f"top1 {_percent(self.top1)}  top2 {_percent(self.top2)}  loss {self.loss:.4f}"
+        return (
+            f"top1 {_percent(self.top1)}  top2 {_percent(self.top2)}  loss {self.loss:.4f}  "
+            f"ece {_percent(self.ece)}"
+        )
 
 
 def num_correct(logits: Any, label: Any, k: int) -> Any:
@@ -36,14 +47,49 @@ def num_correct(logits: Any, label: Any, k: int) -> Any:
     return (predicted == label.unsqueeze(1)).sum()
 
 
-def num_first_and_second(logits: Any, label: Any) -> Any:
-    """Return of how many of `label` [N] the largest, and the second largest, of `logits` is.
+def is_first_and_second(logits: Any, label: Any) -> Any:
+    """Return whether each of `label` [N] is the largest, and the second largest, of `logits`.
 
-    As int64 [2], [1] where there is one class only. In one search for both; the sum of the two is
-    `num_correct` of k = 2.
+    As bool [N, 2], [N, 1] where there is one class only. In one search for both; the sum of the
+    two is `num_correct` of k = 2.
     """
     predicted = paddle.topk(logits, min(2, logits.shape[1]), axis=1)[1]
-    return (predicted == label.unsqueeze(1)).sum(axis=0)
+    return predicted == label.unsqueeze(1)
+
+
+def confidences(logits: Any) -> Any:
+    """Return the probability of the likeliest class for each of `logits` [N, C], as float32 [N]."""
+    return paddle.nn.functional.softmax(logits.astype("float32"), axis=1).max(axis=1)
+
+
+def churn(first: npt.NDArray[np.int64], second: npt.NDArray[np.int64]) -> float:
+    """Return the share, in [0, 1], of images that two models put into different classes.
+
+    Args:
+        first: int64 [N], the classes that one predicts, as `Predictions.classes` has them.
+        second: likewise, of the same images in the same order.
+
+    Raises:
+        ValueError: they are not of the same images, or there are none.
+    """
+    if first.shape != second.shape or first.ndim != 1 or not len(first):
+        raise ValueError(
+            f"churn is of two lists of classes of the same images, got {list(first.shape)} and "
+            f"{list(second.shape)}"
+        )
+    return int((first != second).sum()) / len(first)
+
+
+def mean_churn(predictions: Sequence[npt.NDArray[np.int64]]) -> float:
+    """Return the mean of `churn` over all pairs of several models, such as those of several seeds.
+
+    Raises:
+        ValueError: there are fewer than two, or they are not of the same images.
+    """
+    pairs = [churn(*pair) for pair in itertools.combinations(predictions, 2)]
+    if not pairs:
+        raise ValueError(f"churn is between two models or more, got {len(predictions)}")
+    return math.fsum(pairs) / len(pairs)
 
 
 def _percent(share: float) -> str:

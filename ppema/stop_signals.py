@@ -30,13 +30,14 @@ class StopSignals:
 
     Args:
         agree: of several processes that train together, which must end at the same step, and call
-            `leave_if_asked` equally often. Further signals are then ignored: Paddle's launcher
-            sends SIGTERM three times within a second, and SIGKILL after 30.
+            `leave_if_asked` equally often.
+        is_launched: by Paddle's launcher, which sends SIGTERM three times within a second, and
+            SIGKILL after 30: signals after the first are ignored.
     """
 
-    def __init__(self, agree: Optional[Agree] = None) -> None:
+    def __init__(self, agree: Optional[Agree] = None, is_launched: bool = False) -> None:
         self.received: Optional[signal.Signals] = None
-        self._agree = agree
+        self._agree, self._is_launched = agree, is_launched
         self._is_waiting = False
         self._before: dict[signal.Signals, Any] = {}
         self._process = os.getpid()
@@ -89,7 +90,7 @@ class StopSignals:
     def _note(self, number: int, frame: Optional[FrameType]) -> None:
         # By the system itself, which asks no Python code that may hang.
         for each in _SIGNALS:
-            signal.signal(each, signal.SIG_IGN if self.is_shared else signal.SIG_DFL)
+            signal.signal(each, signal.SIG_IGN if self._is_launched else signal.SIG_DFL)
         self.received = signal.Signals(number)
         # Not in a worker that was forked just now.
         if self._is_waiting and os.getpid() == self._process:

@@ -23,6 +23,11 @@ class Average(Base):
         pass
 
 
+class Rounding:
+    def __init__(self, model, bits: int = 8, seed: int = 0):
+        pass
+
+
 class Digits:
     def __init__(self, mode: Literal["train", "test"], dataset_dir: Optional[str] = None):
         pass
@@ -52,6 +57,7 @@ CATALOG = {
     ),
     "LearningRate.schedulers": Choices({"StepDecay": anything}, is_open=True),
     "Averages": Choices({"Average": Average}, given=frozenset({"model"}), base=Base),
+    "Rounding": Choices({"Rounding": Rounding}, given=frozenset({"model", "seed"})),
 }
 
 GOOD = """\

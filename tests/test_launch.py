@@ -72,8 +72,8 @@ def test_a_launcher_s_second_signal_is_ignored_and_a_shell_s_ends_the_tool(launc
             launched(0, size)
             console._reset_signals()
             assert signal.getsignal(signal.SIGTERM) == handler
-        for agree, handler in ((None, signal.SIG_DFL), (lambda number: number, signal.SIG_IGN)):
-            with StopSignals(agree) as signals:
+        for is_launched, handler in ((False, signal.SIG_DFL), (True, signal.SIG_IGN)):
+            with StopSignals(is_launched=is_launched) as signals:
                 signals._note(signal.SIGTERM, None)
                 assert signal.getsignal(signal.SIGTERM) == handler
     finally:
@@ -142,9 +142,9 @@ def test_an_error_of_a_connection_says_what_happened_and_others_are_left_alone(
     launched(0, 2)
     monkeypatch.setattr(paddle.distributed, "init_parallel_env", lambda: None)
     lost = pytest.raises(processes.LostProcessError, match="continue with -r auto")
-    with lost, processes.joined():
+    with lost, processes.joined("cpu"):
         raise RuntimeError("[/paddle/third_party/gloo/gloo/transport/tcp/pair.cc:576] Read")
-    with pytest.raises(RuntimeError, match="of my own"), processes.joined():
+    with pytest.raises(RuntimeError, match="of my own"), processes.joined("cpu"):
         raise RuntimeError("of my own")
 
 

@@ -141,11 +141,12 @@ def _write_best(
     report = folder / f"sweep{tail}" if is_sweep and not arguments.output else output
     candidates.load(snapshots.combine(best.coefficients), str(best.target))
     candidates.save(output)
+    data = checkpoint.manifest["data"]
     facts = {
         "step": snapshots.step,
         "update": snapshots.time,
         "left_out": arguments.leave_out,
-        "data": checkpoint.manifest["data"]["eval"],
+        "data": data.get("validation", data["eval"]),
         "best": best.facts(),
         "tries": [trial.facts() for trial in tries],
     }

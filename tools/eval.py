@@ -22,8 +22,16 @@ def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
         nargs="?",
         const="",
         metavar="DIR",
-        help="draw the confusion matrix and the surest mistakes; plots beside the weights if no "
-        "folder is named",
+        help="draw the confusion matrix, how right the model is where it is sure, and the surest "
+        "mistakes; plots beside the weights if no folder is named",
+    )
+    parser.add_argument(
+        "--on",
+        default="test",
+        choices=("test", "validation"),
+        metavar="PART",
+        help="test, the images of EvalDataset (the default), or validation, those that the config "
+        "keeps out of training",
     )
     return parser.parse_args(argv)
 
@@ -38,7 +46,7 @@ def main(argv: Sequence[str]) -> int:
 
     config = builder.read_config(arguments.config, arguments.opt)
     place = builder.select_place(config)
-    with builder.joined():
+    with builder.joined(place):
         evaluate_weights(config, arguments, place)
     return 0
 
@@ -54,7 +62,8 @@ def evaluate_weights(config: Any, arguments: argparse.Namespace, place: str) -> 
 
     weights = find_weights(config.weights, builder.run_folder(config), arguments.average)
     folder = None if arguments.plots is None else builder.plots_folder(arguments.plots, weights)
-    dataset = builder.load_in_turn(lambda: builder.load_eval_data(config, weights.manifest))
+    load = builder.load_eval_data if arguments.on == "test" else builder.load_validation_data
+    dataset = builder.load_in_turn(lambda: load(config, weights.manifest))
     model, loss_fn = builder.make_model(config), builder.make_loss(config)
     reader = builder.make_eval_reader(config, dataset)
     fast_layers = FastLayers(model, config.fast_cpu)

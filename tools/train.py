@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+from contextlib import nullcontext
 from typing import Any, Sequence
 
 from ppema.console import (
@@ -73,7 +74,7 @@ def main(argv: Sequence[str]) -> int:
         import_paddle()
         from ppema import builder
 
-        train(builder.read_config(arguments.config, arguments.opt), arguments)
+        run(builder.read_config(arguments.config, arguments.opt), arguments)
         return 0
     from ppema.config import find_run_folder
     from ppema.run_lock import hold_if_used
@@ -86,7 +87,7 @@ def main(argv: Sequence[str]) -> int:
 
         config = builder.read_config(arguments.config, arguments.opt)
         with open_run_folder(builder.run_folder(config), lock):
-            train(config, arguments)
+            run(config, arguments)
     return 0
 
 
@@ -98,31 +99,77 @@ def check(arguments: argparse.Namespace) -> int:
 
     config = builder.read_config(arguments.config, arguments.opt)
     builder.check(config)
+    if config.of_workers is not None:
+        builder.check(config.of_workers)
     print(render(config), end="")
+    if config.of_workers is not None:
+        print(f"---\n# Swap: each worker alone\n{render(config.of_workers)}", end="")
     return 0
 
 
-def train(config: Any, arguments: argparse.Namespace) -> None:
+def run(config: Any, arguments: argparse.Namespace) -> None:
     """Train in the run's folder, which this process or the first of several holds."""
     from ppema import builder
-    from ppema.engine.run_folder import LateLogFile
 
-    log_file = LateLogFile()
-    log_to(Screen(), log_file)
-    place = builder.select_place(config)
-    with builder.joined():
-        train_together(config, arguments, place, log_file)
+    log_to(Screen())
+    with builder.joined(builder.select_place(config)):
+        if config.Swap is None:
+            train(config, arguments)
+        else:
+            train_in_phases(config, arguments)
 
 
-def train_together(config: Any, arguments: argparse.Namespace, place: str, log_file: Any) -> None:
-    """Train with the other processes that were launched, if there are any."""
+def train_in_phases(config: Any, arguments: argparse.Namespace) -> None:
+    """Do what the section Swap says, in the folder of the whole.
+
+    Of several processes all do phase 1 together, and each every so-manieth worker.
+    """
+    from ppema import builder
+    from ppema.averaging import ranks
+    from ppema.engine.run_folder import LOG, LateLogFile, open_run_folder
+
+    folder = builder.run_folder(config)
+    # A part that has begun goes on; what may be lost is seen to for all of them at once.
+    of_part = {**vars(arguments), "resume": arguments.resume and "auto", "overwrite": False}
+
+    def train_part(part: Any, parent: Any) -> None:
+        # Of several processes that train the part, the first holds its folder.
+        holding = open_run_folder(builder.run_folder(part)) if ranks.is_first() else nullcontext()
+        with holding:
+            train(part, argparse.Namespace(**of_part), parent)
+        log_into_folder()
+
+    def log_into_folder() -> None:
+        if ranks.is_first():
+            log_file = LateLogFile()
+            log_to(Screen(), log_file)
+            log_file.open(folder / LOG)
+
+    phases = builder.ParallelAveraging(config, train_part, arguments.eval)
+    if ranks.is_first():
+        phases.prepare(arguments.resume, arguments.overwrite)
+        log_into_folder()
+    ranks.barrier()
+    phases.run()
+
+
+def train(config: Any, arguments: argparse.Namespace, parent: Any = None) -> None:
+    """Train one run, with the other processes where they train together.
+
+    A run that starts does so from the weights of `parent`, a checkpoint of another on the same
+    data, where it is given.
+    """
     from ppema import builder
     from ppema.averaging import ranks
     from ppema.checkpoint import CheckpointStore
     from ppema.engine import resume
     from ppema.engine.run_facts import require_continued_facts
+    from ppema.engine.run_folder import LateLogFile
     from ppema.progress import ProgressLine
 
+    log_file = LateLogFile()
+    log_to(Screen(), log_file)
+    place = builder.select_place(config)
     store = CheckpointStore(builder.run_folder(config), config.keep_checkpoint_max)
     start = builder.find_together(
         lambda: resume.find_start(store, arguments.resume, arguments.overwrite)
@@ -137,14 +184,16 @@ def train_together(config: Any, arguments: argparse.Namespace, place: str, log_f
         anew = resume.changed_parts(
             start.manifest["identity"], builder.identity(config), arguments.accept
         )
-    data = builder.load_in_turn(lambda: load_data(config, start, "data" in arguments.accept))
+    data = builder.load_in_turn(
+        lambda: load_data(config, start or parent, "data" in arguments.accept)
+    )
     if start is not None:
         anew |= resume.changed_data(start.manifest["data"], data.facts(config))
     signals = builder.make_signals()
-    trainer = builder.make_trainer(config, data, start)
+    trainer = builder.make_trainer(config, data, start, parent)
     line = ProgressLine("training")
     trainer.hooks = builder.make_hooks(
-        config, data, store, trainer.steps_per_epoch, line, arguments.eval, signals
+        config, data, store, trainer.steps_per_epoch, line, arguments.eval, signals, parent
     )
     builder.try_one_batch(config, trainer, data)
     if start is not None:

@@ -3,6 +3,7 @@
 from .average import WeightAverage
 from .averaged_model import AveragedModel, ExponentialMovingAverageModel
 from .batch_norm import update_bn
+from .block_floating_point import BlockFloatingPoint
 from .decay import ArgumentError
 from .diagnostics import Diagnostics
 from .ema import ExponentialMovingAverage
@@ -25,11 +26,16 @@ AVERAGES: dict[str, type[WeightAverage]] = {
     "StochasticWeightAverage": StochasticWeightAverage,
 }
 
+# … and what may round the weights.
+ROUNDINGS = {"BlockFloatingPoint": BlockFloatingPoint}
+
 __all__ = [
     "AVERAGES",
+    "ROUNDINGS",
     "SWALR",
     "ArgumentError",
     "AveragedModel",
+    "BlockFloatingPoint",
     "CyclicSWALR",
     "Diagnostics",
     "ExponentialMovingAverage",

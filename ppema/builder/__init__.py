@@ -2,17 +2,27 @@
 
 from .after_run import make_candidates, posthoc_targets
 from .catalog import CATALOG, read_config
+from .parallel_averaging import ParallelAveraging, worker_config
 from .parts import check, identity, make_loss, make_model, select_place
 from .plots import NUM_MISTAKES, chosen, plot_evaluation, plots_folder
 from .processes import find_together, joined, load_in_turn, make_signals
 from .run import describe_run, is_schedule_other, make_hooks, make_trainer, run_folder
-from .run_data import RunData, load_data, load_eval_data, make_eval_reader, note_on, note_on_run
+from .run_data import (
+    RunData,
+    load_data,
+    load_eval_data,
+    load_validation_data,
+    make_eval_reader,
+    note_on,
+    note_on_run,
+)
 from .served import Served, check_images, load_served
 from .trial import try_one_batch
 
 __all__ = [
     "CATALOG",
     "NUM_MISTAKES",
+    "ParallelAveraging",
     "RunData",
     "Served",
     "check",
@@ -27,6 +37,7 @@ __all__ = [
     "load_eval_data",
     "load_in_turn",
     "load_served",
+    "load_validation_data",
     "make_candidates",
     "make_eval_reader",
     "make_hooks",
@@ -43,4 +54,5 @@ __all__ = [
     "run_folder",
     "select_place",
     "try_one_batch",
+    "worker_config",
 ]

@@ -14,7 +14,7 @@ from ..engine.posthoc import Target
 from ..errors import ConfigError
 from ..progress import track
 from .parts import make_loss, make_model
-from .run_data import load_data, load_eval_data, make_eval_reader, make_train_reader, note_on
+from .run_data import load_data, load_deciding_data, make_eval_reader, make_train_reader, note_on
 
 
 def make_candidates(config: Config, start: Optional[Checkpoint] = None) -> Candidates:
@@ -29,7 +29,7 @@ def make_candidates(config: Config, start: Optional[Checkpoint] = None) -> Candi
     model, loss_fn = make_model(config), make_loss(config)
     manifest: Mapping[str, Any] = start.manifest if start is not None else {}
     if not batch_norm_layers(model):
-        dataset = load_eval_data(config, manifest)
+        dataset = load_deciding_data(config, manifest)
         reader = make_eval_reader(config, dataset)
         source = dataset.source + note_on(dataset)
         return Candidates(model, loss_fn, reader, lambda: (), source, config.fast_cpu)
@@ -40,11 +40,11 @@ def make_candidates(config: Config, start: Optional[Checkpoint] = None) -> Candi
     return Candidates(
         model,
         loss_fn,
-        make_eval_reader(config, data.eval),
+        make_eval_reader(config, data.evaluated),
         lambda: track(
             itertools.islice(train_reader.batches(epoch), total), total, "BatchNorm statistics"
         ),
-        data.eval.source + note_on(data.eval),
+        data.evaluated.source + note_on(data.evaluated),
         config.fast_cpu,
     )
 

@@ -6,7 +6,13 @@ from typing import Any, Mapping, Sequence
 
 import paddle
 
-from ..averaging import AVERAGES, ArgumentError, WeightAverage
+from ..averaging import (
+    AVERAGES,
+    ROUNDINGS,
+    ArgumentError,
+    BlockFloatingPoint,
+    WeightAverage,
+)
 from ..config import Choices, Config, Named, load_config
 from ..data import DATASETS, paddle_transforms
 from ..errors import ConfigError, telling_line
@@ -54,6 +60,7 @@ CATALOG: Mapping[str, Choices] = {
         hints=SCHEDULER_HINTS,
     ),
     "Averages": Choices(AVERAGES, given=frozenset({"model", "run"}), base=WeightAverage),
+    "Rounding": Choices(ROUNDINGS, given=frozenset({"model", "seed"}), base=BlockFloatingPoint),
 }
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 from typing import Any, Iterator, Mapping, Optional
 
 from ..averaging import ArgumentError, RunLength, to_steps
 from ..config import Config, Named
 from ..config.render import render_scalar
+from ..config.schema import Keys
 from .after_run import length_of_run
 
 # Where an order of the images is drawn from.
@@ -19,7 +21,9 @@ def changed_values(config: Config, manifest: Mapping[str, Any]) -> dict[str, tup
 
     Averages that came or went are left out: lines of their own tell of them.
     """
-    before, now = manifest["config_values"], config.values()
+    now = config.values()
+    # A key that came later meant its default.
+    before = {**_defaults(), **manifest["config_values"]}
     averages = {name: before["Averages"].get(name, new) for name, new in now["Averages"].items()}
     return dict(_differences({**before, "Averages": averages}, now, ""))
 
@@ -96,6 +100,11 @@ def _moved_decay(
     if before == now:
         return None
     return f"{named.path}.decay: {decay:g} for {size} images is {now:.6g} now, was {before:.6g}"
+
+
+def _defaults() -> dict[str, Any]:
+    fields = dataclasses.fields(Keys)
+    return {f.name: f.default for f in fields if isinstance(f.default, (bool, int, float, str))}
 
 
 def _differences(old: Any, new: Any, path: str) -> Iterator[tuple[str, tuple[Any, Any]]]:

@@ -11,6 +11,7 @@ import paddle
 
 from ..averaging import (
     ArgumentError,
+    BlockFloatingPoint,
     ExponentialMovingAverage,
     LossGate,
     PowerFunctionEMA,
@@ -114,6 +115,24 @@ def make_averages(config: Config, model: Any, run: RunLength) -> dict[str, Weigh
     return averages
 
 
+def make_rounding(config: Config, model: Any) -> Optional[BlockFloatingPoint]:
+    """Return what rounds the weights after each step; None where the config has no Rounding.
+
+    Raises:
+        ConfigError: it refuses its arguments or the model, or `amp` is O2.
+    """
+    if config.Rounding is None:
+        return None
+    if config.amp == "O2":
+        raise config.error(
+            "amp",
+            "amp is O2, for weights of half precision, and Rounding is of float32 weights; "
+            "set amp: O1 or off, or Rounding: null",
+        )
+    rounding: BlockFloatingPoint = construct(config, config.Rounding, model, seed=config.seed)
+    return rounding
+
+
 def make_gate(config: Config) -> Optional[LossGate]:
     """Return the gate of the averages; None where the config sets no limit.
 
@@ -191,6 +210,7 @@ def check(config: Config) -> None:
     model = make_model(config)
     load_pretrained(config, model, may_download=False)
     make_loss(config)
+    make_rounding(config, model)
     make_gate(config)
     require_sizes(config)
     make_transforms(config, "TrainReader")

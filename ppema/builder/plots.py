@@ -13,7 +13,7 @@ from ..engine.predictions import Predictions
 from ..engine.weights import Weights
 from ..errors import ConfigError
 from ..metrics import Evaluation
-from ..plots import PixelScale, plot_confusion, plot_mistakes
+from ..plots import PixelScale, plot_confusion, plot_mistakes, plot_reliability
 from .run_data import note_on
 
 NUM_MISTAKES = 24
@@ -58,7 +58,7 @@ def chosen(evaluations: Mapping[str, Evaluation], winner: Any) -> str:
 def plot_evaluation(
     name: str, title: str, predictions: Predictions, dataset: Dataset, folder: Path
 ) -> list[Path]:
-    """Draw the confusion matrix and the surest mistakes of one set of weights; return the files.
+    """Draw confusion matrix, reliability and the surest mistakes of some weights; return the files.
 
     Raises:
         StorageError: the disk refused.
@@ -66,15 +66,17 @@ def plot_evaluation(
     counts = predictions.confusion
     class_names = class_names_of(dataset, len(counts))
     title += note_on(dataset)
-    confusion, sheet = folder / f"{name}_confusion.png", folder / f"{name}_mistakes.png"
+    kinds = ("confusion", "reliability", "mistakes")
+    confusion, diagram, sheet = (folder / f"{name}_{kind}.png" for kind in kinds)
     plot_confusion(counts, class_names, title, confusion)
+    plot_reliability(predictions.reliability, title, diagram)
     num_images, num_mistakes = int(counts.sum()), int(counts.sum() - counts.trace())
     if not num_mistakes:
         # One of other weights would say the contrary.
         sheet.unlink(missing_ok=True)
-        return [confusion]
+        return [confusion, diagram]
     shown = len(predictions.mistakes)
     what = "all" if shown == num_mistakes else f"the surest {shown} of"
     title = f"{title}: {what} {num_mistakes:,} mistakes on {num_images:,} images"
     plot_mistakes(predictions.mistakes, pixel_scale(dataset), class_names, title, sheet)
-    return [confusion, sheet]
+    return [confusion, diagram, sheet]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 from pathlib import Path
 from typing import Any, Callable, Iterator, Optional, TypeVar
 
@@ -31,8 +32,11 @@ class LostProcessError(PpemaError):
 
 
 @contextlib.contextmanager
-def joined() -> Iterator[None]:
+def joined(place: str) -> Iterator[None]:
     """Be one of the processes that were launched, for the length of a `with` block.
+
+    Args:
+        place: where they compute, as `select_place` says.
 
     Raises:
         LostProcessError: another one is gone.
@@ -40,6 +44,9 @@ def joined() -> Iterator[None]:
     if num_launched() == 1:
         yield
         return
+    if place == "cpu":
+        # A Paddle with CUDA would take the GPUs, and their way to exchange tensors.
+        os.environ["PADDLE_DISTRI_BACKEND"] = "gloo"
     try:
         dist.init_parallel_env()
         yield
@@ -55,7 +62,8 @@ def joined() -> Iterator[None]:
 
 def make_signals() -> StopSignals:
     """Return what notes the signals to a run; of several processes, all end at the same step."""
-    return StopSignals(SignalAgreement() if ranks.num_ranks() > 1 else None)
+    agree = SignalAgreement() if ranks.num_ranks() > 1 else None
+    return StopSignals(agree, is_launched=num_launched() > 1)
 
 
 def find_together(find: Callable[[], Optional[Checkpoint]]) -> Optional[Checkpoint]:

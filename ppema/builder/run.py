@@ -7,12 +7,15 @@ from pathlib import Path
 from typing import Any, Optional
 
 from ..averaging import ranks
-from ..checkpoint import Checkpoint, CheckpointStore
+from ..checkpoint import Checkpoint, CheckpointStore, load_strictly
 from ..config import Config
 from ..engine.evaluate import RAW
+from ..engine.goal import AccuracyGoal
 from ..engine.hooks import CheckpointHook, EvaluateHook, LogHook
+from ..engine.phases import weights_facts
 from ..engine.record import Recorder, SilentRecorder
 from ..engine.rng import branch_off, rng_to_json, seed_everything
+from ..engine.run_state import MODEL_FILE
 from ..engine.snapshots import SNAPSHOTS, SnapshotHook
 from ..engine.stop import StopHook
 from ..engine.trainer import Hook, Trainer
@@ -31,6 +34,7 @@ from .parts import (
     make_loss,
     make_model,
     make_optimizer,
+    make_rounding,
     run_length,
     snapshot_interval,
     warn_of_long_windows,
@@ -58,17 +62,26 @@ def vdl_folder(config: Config) -> Optional[Path]:
     return run_folder(config) / "vdl"
 
 
-def make_trainer(config: Config, data: RunData, start: Optional[Checkpoint] = None) -> Trainer:
+def make_trainer(
+    config: Config,
+    data: RunData,
+    start: Optional[Checkpoint] = None,
+    parent: Optional[Checkpoint] = None,
+) -> Trainer:
     """Return the trainer of a run, without hooks.
 
-    Its averages begin at the weights that the config says to start from; not where the run goes
-    on from a checkpoint (`start`), which has weights of its own.
+    Its averages begin at the weights that the run starts from: those of the run before it
+    (`parent`) or those that the config says; not where it goes on from a checkpoint (`start`),
+    which has weights of its own.
     """
     seed_everything(config.seed)
     model = synchronize_batch_norm(config, make_model(config))
-    lines = load_pretrained(config, model) if start is None else note_unused(config)
-    for line in lines:
-        logger.info("%s", line)
+    if parent is not None and start is None:
+        load_strictly(model, parent.read(MODEL_FILE), str(parent.path / MODEL_FILE))
+    else:
+        lines = load_pretrained(config, model) if start is None else note_unused(config)
+        for line in lines:
+            logger.info("%s", line)
     reader = make_train_reader(config, data.train)
     run = run_length(config, steps_per_epoch=-(-len(reader) // config.accumulate_steps))
     optimizer, scheduler = make_optimizer(config, model, run)
@@ -92,6 +105,7 @@ def make_trainer(config: Config, data: RunData, start: Optional[Checkpoint] = No
         recompute_batches=config.recompute_batches,
         switch=config.switch,
         gate=make_gate(config),
+        rounding=make_rounding(config, model),
         fast_cpu=config.fast_cpu,
         find_unused_parameters=config.find_unused_parameters,
     )
@@ -105,15 +119,19 @@ def make_hooks(
     line: Optional[ProgressLine],
     with_evaluation: bool,
     signals: StopSignals,
+    parent: Optional[Checkpoint] = None,
 ) -> list[Hook]:
-    """Return the hooks of a run in the order in which they act after each step."""
+    """Return the hooks of a run in the order in which they act after each step.
+
+    `parent` is the last checkpoint of the run whose weights this one began at.
+    """
     run = run_length(config, steps_per_epoch)
     recorder = _make_recorder(config, data, store.folder)
     evaluate = EvaluateHook(
-        make_eval_reader(config, data.eval),
+        make_eval_reader(config, data.evaluated),
         recorder,
         config.select,
-        note_on(data.eval),
+        note_on(data.evaluated),
         with_evaluation,
     )
     facts = {
@@ -125,6 +143,7 @@ def make_hooks(
         "data": data.facts(config),
         "steps_per_epoch": run.steps_per_epoch,
         "processes": ranks.num_ranks(),
+        "parent": parent and weights_facts(parent),
     }
     snapshots = SnapshotHook(store.folder / SNAPSHOTS, snapshot_interval(config, run))
     checkpoint = CheckpointHook(
@@ -132,9 +151,11 @@ def make_hooks(
     )
     log = LogHook(recorder, config.log_iter, line)
     histograms = HistogramHook(recorder)
-    summary = SummaryHook(store.folder, config.name + note_on(data.eval), evaluate)
+    summary = SummaryHook(store.folder, config.name + note_on(data.evaluated), evaluate)
     stop = StopHook(signals, checkpoint)
-    return [log, histograms, evaluate, snapshots, checkpoint, summary, stop]
+    # Before all others, which act on the end of a run.
+    goals = [] if config.Swap is None else [AccuracyGoal(config.Swap.until_accuracy)]
+    return [*goals, log, histograms, evaluate, snapshots, checkpoint, summary, stop]
 
 
 def _make_recorder(config: Config, data: RunData, folder: Path) -> Recorder:
@@ -182,7 +203,9 @@ def describe_run(
     num_steps = trainer.steps_per_epoch * config.epoch
     logger.info("config %s; run folder %s; place %s", config.name, run_folder(config), place)
     logger.info("train: %s", data.train.source)
-    logger.info("eval: %s", data.eval.source)
+    logger.info("eval: %s", data.evaluated.source)
+    if data.validation is not None:
+        logger.info("test: %s; not looked at in training", data.eval.source)
     logger.info(
         "%s, %s parameters; %s; averages: %s",
         config.Model.name,
@@ -190,6 +213,8 @@ def describe_run(
         config.Optimizer.name,
         ", ".join(f"{name} ({n.name})" for name, n in config.Averages.items()) or "none",
     )
+    if trainer.rounding is not None:
+        logger.info("weights are rounded after each step: %s", trainer.rounding)
     _describe_channels(config, trainer.model)
     if place == "cpu":
         logger.info(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 import logging
 from dataclasses import dataclass, replace
@@ -18,15 +19,20 @@ from ..data import (
     ImageFolder,
     LoaderReader,
     NoDownloader,
+    PartFault,
+    PartWords,
     Preprocess,
     Reader,
     Step,
     TransformFault,
     Transforms,
+    divide,
     load_dataset,
     load_datasets,
+    require_digest,
     transform_samples,
 )
+from ..errors import OtherDataError
 from .catalog import construct
 
 logger = logging.getLogger(__name__)
@@ -36,25 +42,37 @@ ReaderName = Literal["TrainReader", "EvalReader"]
 
 @dataclass(frozen=True)
 class RunData:
-    """What a run trains on and evaluates on, both from one source."""
+    """What a run trains on and evaluates on, all from one source.
+
+    `eval` is what EvalDataset names; with `validation` it stays untouched by training.
+    """
 
     train: Dataset
     eval: Dataset
     train_dir: Optional[str]
     eval_dir: Optional[str]
+    validation: Optional[Dataset] = None
+
+    @property
+    def evaluated(self) -> Dataset:
+        """Return what is evaluated on during training, and the best weights are chosen by."""
+        return self.eval if self.validation is None else self.validation
 
     def facts(self, config: Config) -> dict[str, Any]:
         """Return what the manifest says of the data, so that a resume takes the same.
 
         And what pictures that come later are fed as: as `config` has the evaluation fed.
         """
-        return {
+        facts = {
             "kind": self.eval.kind,
             "class_names": self.eval.class_names,
             "preprocess": Preprocess.of(transformed(config, self.eval, "EvalReader")).to_dict(),
             "train": _facts_of(self.train, self.train_dir),
             "eval": _facts_of(self.eval, self.eval_dir),
         }
+        if self.validation is not None:
+            facts["validation"] = _facts_of(self.validation, self.train_dir)
+        return facts
 
 
 def load_data(config: Config, start: Optional[Checkpoint], accepts_others: bool = False) -> RunData:
@@ -74,9 +92,15 @@ def load_data(config: Config, start: Optional[Checkpoint], accepts_others: bool 
         eval_request,
         config.offline,
         required_kind=saved["kind"] if saved else None,
-        required_digests=(saved["train"]["digest"], saved["eval"]["digest"]) if saved else None,
     )
-    return RunData(train, evaluation, _folder_of(train_request), _folder_of(eval_request))
+    train, validation = _divided(config, train)
+    folders = _folder_of(train_request), _folder_of(eval_request)
+    data = RunData(train, evaluation, *folders, validation)
+    if saved and start is not None:
+        hint = _other_words(config, start.manifest)
+        require_digest(train, saved["train"]["digest"], hint)
+        require_digest(evaluation, saved["eval"]["digest"])
+    return data
 
 
 def load_eval_data(
@@ -98,6 +122,41 @@ def load_eval_data(
         required_digest=saved["eval"]["digest"] if saved else None,
         downloader=NoDownloader() if is_offline else None,
     )
+
+
+def load_validation_data(config: Config, manifest: Mapping[str, Any]) -> Dataset:
+    """Return what `validation` keeps out of training; of the run that `manifest` is of, if any.
+
+    Raises:
+        ConfigError: the config keeps nothing out.
+        DataError: missing, damaged, or (OtherDataError) other data than the run's.
+    """
+    require_sizes(config)
+    if config.validation is None:
+        raise config.error(
+            "validation", "the config keeps no validation data out; such as -o validation=0.1"
+        )
+    saved = manifest.get("data")
+    request = _request(config, config.TrainDataset, saved and saved["train"])
+    whole = load_dataset(request, config.offline, required_kind=saved["kind"] if saved else None)
+    _, validation = _divided(config, whole)
+    assert validation is not None
+    if saved and "validation" not in saved:
+        raise OtherDataError("the run kept no validation data out of its training")
+    if saved:
+        hint = _other_words(config, manifest, "validation")
+        require_digest(validation, saved["validation"]["digest"], hint)
+    return validation
+
+
+def load_deciding_data(config: Config, manifest: Mapping[str, Any]) -> Dataset:
+    """Return what weights are chosen by: the validation data where the config keeps some out.
+
+    Errors as of `load_eval_data` and `load_validation_data`.
+    """
+    if config.validation is None:
+        return load_eval_data(config, manifest)
+    return load_validation_data(config, manifest)
 
 
 def make_train_reader(config: Config, dataset: Dataset) -> Reader:
@@ -164,11 +223,12 @@ def transformed(config: Config, dataset: Dataset, section: ReaderName) -> Datase
 
 def require_sizes(config: Config) -> None:
     """Raise ConfigError where images keep their own sizes and no transform makes them one."""
-    pairs = ((config.TrainDataset, config.TrainReader), (config.EvalDataset, config.EvalReader))
-    for dataset, reader in pairs:
+    pairs = [(config.TrainDataset, "TrainReader"), (config.EvalDataset, "EvalReader")]
+    if config.validation is not None:
+        pairs.append((config.TrainDataset, "EvalReader"))
+    for dataset, section in pairs:
         is_own = dataset.cls is ImageFolder and dataset.arguments.get("image_size") is None
-        if is_own and not reader.transforms:
-            section = dataset.path.replace("Dataset", "Reader")
+        if is_own and not getattr(config, section).transforms:
             raise config.error(
                 dataset.path,
                 f"{dataset.path}.image_size is missing, such as image_size: 64; it may be left out "
@@ -178,12 +238,12 @@ def require_sizes(config: Config) -> None:
 
 def note_on(dataset: Dataset) -> str:
     """Return what stands beside each figure where the data are not the ones people expect."""
-    return _note(dataset.kind)
+    return _note(dataset.kind, dataset.is_validation)
 
 
 def note_on_run(manifest: Mapping[str, Any]) -> str:
     """Return the same for a run, from its manifest."""
-    return _note(manifest["data"]["kind"])
+    return _note(manifest["data"]["kind"], "validation" in manifest["data"])
 
 
 def _make_reader(
@@ -208,8 +268,47 @@ def _make_reader(
     return ArrayReader(dataset, batch_size, shuffle, drop_last, seed, *place)
 
 
-def _note(kind: str) -> str:
-    return " (on the embedded UCI digits, not MNIST)" if kind == "digits" else ""
+def _note(kind: str, is_validation: bool) -> str:
+    parts = ["the embedded UCI digits, not MNIST"] if kind == "digits" else []
+    parts += ["validation images"] if is_validation else []
+    return f" (on {'; '.join(parts)})" if parts else ""
+
+
+def _words_of(config: Config) -> PartWords:
+    return PartWords(**{f.name: getattr(config, f.name) for f in dataclasses.fields(PartWords)})
+
+
+def _divided(config: Config, dataset: Dataset) -> tuple[Dataset, Optional[Dataset]]:
+    """Return what is trained on, and what validation takes.
+
+    Raises:
+        ConfigError: there are not so many images; with its line.
+    """
+    try:
+        return divide(dataset, _words_of(config))
+    except PartFault as fault:
+        raise config.error(fault.key, str(fault)) from None
+
+
+def _other_words(config: Config, manifest: Mapping[str, Any], keys: str = "") -> str:
+    """Return which keys divide the data otherwise than in a run, as the end of a message.
+
+    `keys` is how those begin that matter.
+    """
+    before = manifest.get("config_values")
+    if not isinstance(before, Mapping):
+        return ""
+    changed = []
+    for key, value in dataclasses.asdict(_words_of(config)).items():
+        # A run that began before there was such a key had its default.
+        old = before.get(key, getattr(Config, key))
+        if old != value and key.startswith(keys):
+            changed.append(f"{key} was {_said(old)}, is {_said(value)}")
+    return f"; {', '.join(changed)}" if changed else ""
+
+
+def _said(value: Any) -> str:
+    return "not set" if value is None else str(value)
 
 
 def _folder_of(request: Any) -> Optional[str]:

@@ -98,7 +98,7 @@ def check_images(config: Config, served: Served) -> tuple[Any, str, str]:
         dataset = _evaluation_data_at_hand(config, served.weights.manifest)
         chosen = np.linspace(0, len(dataset) - 1, _CHECK_IMAGES).astype(int).tolist()
         if isinstance(dataset, ArrayDataset):
-            images = list(dataset.images[chosen])
+            images = list(dataset.take(np.array(chosen)))
         else:
             images = [read_sample(dataset.source, dataset.samples, index)[0] for index in chosen]
         return (

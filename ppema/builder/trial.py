@@ -30,7 +30,7 @@ def try_one_batch(config: Config, trainer: Trainer, data: RunData) -> None:
     model, dataset = trainer.model, data.train
     # As the reader of the training data has transformed them.
     image, label = _first_batch(trainer.reader.dataset)
-    eval_image, _ = _first_batch(transformed(config, data.eval, "EvalReader"))
+    eval_image, _ = _first_batch(transformed(config, data.evaluated, "EvalReader"))
     is_other = eval_image.shape[1:] != image.shape[1:]
     model.eval()
     try:

@@ -179,7 +179,7 @@ class CheckpointStore:
                 return target
             make_folder(self.folder)
             temporary = self.folder / f".tmp-{target.name}"
-            _remove(temporary)
+            remove(temporary)
             temporary.mkdir()
             entries = {}
             for name, (role, make_contents) in files.items():
@@ -218,7 +218,7 @@ class CheckpointStore:
         for step in self.steps():
             if num_whole >= self._keep:
                 if self.path(step).name not in linked:
-                    _remove(self.path(step))
+                    remove(self.path(step))
             # Damaged ones are not counted: what stands must be of use.
             elif step in self._known_whole or self._is_whole(self.path(step)):
                 self._known_whole.add(step)
@@ -257,17 +257,17 @@ class CheckpointStore:
         """Delete what a save that was interrupted left behind."""
         if self.folder.is_dir():
             for entry in self.folder.glob(".tmp-*"):
-                _remove(entry)
+                remove(entry)
 
     def _put_in_place(self, temporary: Path, target: Path) -> None:
         aside = self.folder / f"{_ASIDE}{target.name}"
         if os.path.lexists(target):
             # Deleted only once the new one has its name for certain.
-            _remove(aside)
+            remove(aside)
             os.rename(target, aside)
         os.rename(temporary, target)
         sync_folder(self.folder)
-        _remove(aside)
+        remove(aside)
 
     def _digests_of(self, steps: Iterable[int]) -> list[str]:
         digests = []
@@ -293,7 +293,7 @@ class CheckpointStore:
 
     def _drop_replaced(self, saved: int) -> None:
         for step in self._replaced - {saved}:
-            _remove(self.path(step))
+            remove(self.path(step))
         if self._replaced:
             for link in (BEST, FINAL):
                 # Links into what was replaced, even where a step of the same number took its place.
@@ -315,7 +315,7 @@ class CheckpointStore:
     def _storage_error(self, step: int, error: OSError) -> StorageError:
         # A disk that refused the save may refuse this as well; the next start clears it then.
         with contextlib.suppress(OSError):
-            _remove(self.folder / f".tmp-{self.path(step).name}")
+            remove(self.folder / f".tmp-{self.path(step).name}")
             self.put_back()
         # Its own name may stand where the disk did not confirm it; that is not relied on.
         kept = [other for other in self.steps() if other != step]
@@ -323,7 +323,12 @@ class CheckpointStore:
         return StorageError(f"cannot save step {step}: {reason(error)}{rest}")
 
 
-def _remove(path: Path) -> None:
+def remove(path: Path) -> None:
+    """Delete a file, a link or a folder; of a folder nothing is left in half under its name.
+
+    Raises:
+        OSError: the disk refused.
+    """
     if path.is_dir() and not path.is_symlink():
         # Renamed first: a crash must not leave half of what still looks like a checkpoint.
         doomed = path.with_name(f".tmp-removed-{path.name.lstrip('.')}")

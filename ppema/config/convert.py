@@ -36,7 +36,9 @@ class Bounds:
     at_most: Optional[float] = None
 
     def fault(self, value: Any) -> Optional[str]:
-        """Return what `value` must be instead, None where it is allowed."""
+        """Return what `value` must be instead, None where it is allowed, or is none."""
+        if value is None:
+            return None
         if self.at_least is not None and not value >= self.at_least:
             return f"{self.at_least:g} or more"
         if self.at_most is not None and not value <= self.at_most:
@@ -106,6 +108,13 @@ def quote(text: str) -> str:
 def is_union(annotation: Any) -> bool:
     """Return whether an annotation is a Union, an Optional or `int | None`."""
     return get_origin(annotation) in _UNIONS
+
+
+def section_of(annotation: Any) -> Optional[type]:
+    """Return the dataclass whose fields are the keys of a section, which may be optional."""
+    members = get_args(annotation) if is_union(annotation) else (annotation,)
+    sections = [m for m in members if isinstance(m, type) and dataclasses.is_dataclass(m)]
+    return sections[0] if sections else None
 
 
 def suggest(found: str, allowed: Iterable[str]) -> str:

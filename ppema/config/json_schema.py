@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, Hashable, Literal, Mapping, get_args, get_origin
+from typing import Any, Hashable, Literal, Mapping, Optional, get_args, get_origin
 
 from .convert import (
     MAPPINGS,
@@ -12,10 +12,11 @@ from .convert import (
     hints_of,
     hints_of_fields,
     is_union,
+    section_of,
 )
 from .merge import BASE
 from .named import Choices, Named, arguments_of
-from .schema import AVERAGE_NAME, Keys
+from .schema import ALONE, AVERAGE_NAME, Keys
 
 _TYPES = {bool: "boolean", int: "integer", float: "number", str: "string"}
 _IMPORT_PATH = r"^[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)+$"
@@ -55,6 +56,8 @@ def _object_of(keys: type, path: str, catalog: Mapping[str, Choices]) -> dict[st
 def _schema_of(annotation: Any, path: str, catalog: Mapping[str, Choices]) -> dict[str, Any]:
     if annotation is Named:
         return _section(catalog[path])
+    if annotation == Optional[Named]:
+        return {"anyOf": [{"type": "null"}, _section(catalog[path])]}
     if Named in get_args(annotation):
         if get_origin(annotation) is dict:
             return {
@@ -63,10 +66,11 @@ def _schema_of(annotation: Any, path: str, catalog: Mapping[str, Choices]) -> di
                 "additionalProperties": _section(catalog[path]),
             }
         return {"type": "array", "items": _section(catalog[path])}
-    if dataclasses.is_dataclass(annotation):
-        assert isinstance(annotation, type)
-        return _object_of(annotation, path, catalog)
-    return _type(annotation)
+    section = section_of(annotation)
+    if section is not None:
+        schema = _object_of(section, path, catalog)
+        return schema if section is annotation else {"anyOf": [{"type": "null"}, schema]}
+    return {"$ref": "#"} if path == ALONE else _type(annotation)
 
 
 def _section(choices: Choices) -> dict[str, Any]:

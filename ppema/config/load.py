@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import Any, Mapping, Optional, Sequence, Union, get_args, get_origin
 
 from ..errors import ConfigError
-from .convert import convert, hints_of_fields, quote, suggest, wrong
+from .alone import IN_ALONE, alone_of, tree_of_workers, typed
+from .convert import convert, hints_of_fields, quote, section_of, suggest, wrong
 from .merge import read_tree
 from .named import Choices, Named, convert_named
 from .render import render_tree
 from .schema import AVERAGE_NAME, FOREIGN_KEYS, Keys
 from .strict_yaml import Mapping as MappingNode
-from .strict_yaml import Node, Origin
+from .strict_yaml import Node, Origin, Scalar
 from .strict_yaml import Sequence as SequenceNode
 
 # These name other things in a run's folder, in a table or on a command line.
@@ -30,8 +31,12 @@ class Config(Keys):
 
     # The file's, not a key: the same config read back from a run's folder is equal.
     name: str = field(default="", compare=False)
+    # Of each worker alone, where there is a section Swap; it follows from the keys.
+    of_workers: Optional[Config] = field(default=None, repr=False, compare=False)
     _origins: dict[str, Origin] = field(default_factory=dict, repr=False, compare=False)
     _root: Origin = field(default_factory=lambda: Origin(""), repr=False, compare=False)
+    # What stands behind each error about a key.
+    _note: str = field(default="", repr=False, compare=False)
 
     def origin(self, path: str) -> Optional[Origin]:
         """Return where the key at a dotted path was written, None where it is a default."""
@@ -41,7 +46,7 @@ class Config(Keys):
         """Return an error that begins with where the key, or the nearest key above it, stands."""
         while path and path not in self._origins:
             path = path.rpartition(".")[0]
-        return ConfigError(f"{self._origins.get(path, self._root)}: {message}")
+        return ConfigError(f"{self._origins.get(path, self._root)}: {message}{self._note}")
 
     def values(self) -> dict[str, Any]:
         """Return all keys as plain values, defaults included, in the schema's order."""
@@ -68,11 +73,15 @@ def load_config(path: str, overrides: Sequence[str], catalog: Catalog) -> Config
         ConfigError: one line with file and line (or `-o key`) of what is wrong.
     """
     tree = read_tree(path, overrides)
-    values = _convert_fields(Keys, tree, "", catalog)
-    config = Config(**values, name=Path(path).stem)
-    config._root = tree.origin if tree.origin.line == 0 else Origin(tree.origin.place)
-    _collect_origins(tree, "", config._origins)
-    _check_names_of_averages(config)
+    config = _make_config(tree, Path(path).stem, catalog)
+    if config.Swap is not None:
+        workers = tree_of_workers(tree)
+        try:
+            config.of_workers = _make_config(workers, config.name, catalog, IN_ALONE)
+        except ConfigError as error:
+            # All but what stands in `alone` was found right before.
+            raise ConfigError(f"{str(error).removesuffix(IN_ALONE)}{IN_ALONE}") from None
+        config.Swap.alone = typed(alone_of(tree), config.of_workers.values())
     return config
 
 
@@ -98,6 +107,16 @@ def render(config: Config) -> str:
     return render_tree(config.values(), comment)
 
 
+def _make_config(tree: MappingNode, name: str, catalog: Catalog, note: str = "") -> Config:
+    config = Config(**_convert_fields(Keys, tree, "", catalog), name=name)
+    config._root = tree.origin if tree.origin.line == 0 else Origin(tree.origin.place)
+    config._note = note
+    _collect_origins(tree, "", config._origins)
+    _check_names_of_averages(config)
+    _check_validation(config)
+    return config
+
+
 def _convert_fields(keys: type, tree: MappingNode, path: str, catalog: Catalog) -> dict[str, Any]:
     fields = {f.name: f for f in dataclasses.fields(keys)}
     hints = hints_of_fields(keys)
@@ -120,13 +139,19 @@ def _convert_fields(keys: type, tree: MappingNode, path: str, catalog: Catalog) 
 
 
 def _convert_key(node: Node, annotation: Any, path: str, catalog: Catalog) -> Any:
-    if dataclasses.is_dataclass(annotation) and annotation is not Named:
-        if not isinstance(node, MappingNode):
-            raise wrong(node, path, "a mapping")
-        assert isinstance(annotation, type)
-        return annotation(**_convert_fields(annotation, node, path, catalog))
     if annotation is Named:
         return convert_named(node, catalog[path], path)
+    if annotation == Optional[Named]:
+        is_null = isinstance(node, Scalar) and node.value is None
+        return None if is_null else convert_named(node, catalog[path], path)
+    section = section_of(annotation)
+    if section is not None and isinstance(node, MappingNode):
+        return section(**_convert_fields(section, node, path, catalog))
+    if section is not None:
+        is_left_out = section is not annotation and isinstance(node, Scalar) and node.value is None
+        if not is_left_out:
+            raise wrong(node, path, "a mapping")
+        return None
     if Named in get_args(annotation):
         return _convert_collection(node, get_origin(annotation), path, catalog[path])
     return convert(node, annotation, path)
@@ -175,6 +200,16 @@ def _check_names_of_averages(config: Config) -> None:
                 f"{key} must be one of {', '.join(allowed) or '(no averages)'}, got {quote(value)}"
                 + suggest(value, allowed).partition("; known")[0],
             )
+
+
+def _check_validation(config: Config) -> None:
+    # A whole number counts images, so that the range of a share is not that of the key.
+    if isinstance(config.validation, float) and config.validation >= 1:
+        raise config.error(
+            "validation",
+            "validation must be a share below 1, such as 0.1, or a whole number of images, got "
+            f"{config.validation}",
+        )
 
 
 def _collect_origins(node: Node, path: str, origins: dict[str, Origin]) -> None:

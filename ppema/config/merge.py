@@ -67,8 +67,8 @@ def _read_with_bases(path: str, opened: tuple[str, ...], read: list[str]) -> Map
         if os.path.realpath(base_path) in map(os.path.realpath, chain):
             names = " → ".join(os.path.basename(link) for link in (*chain, base_path))
             raise ConfigError(f"{BASE} loop: {names}")
-        merged = _merge(merged, _read_with_bases(base_path, chain, read))
-    return _merge(merged, tree)
+        merged = merge(merged, _read_with_bases(base_path, chain, read))
+    return merge(merged, tree)
 
 
 def _base_names(base: Node) -> list[str]:
@@ -79,7 +79,7 @@ def _base_names(base: Node) -> list[str]:
     return [node.value for node in nodes if isinstance(node, Scalar)]
 
 
-def _merge(base: Mapping, child: Mapping) -> Mapping:
+def merge(base: Mapping, child: Mapping) -> Mapping:
     """Return the child's keys over the base's; lists and values replace.
 
     Where both name a class and the names differ, the base's other keys were arguments of
@@ -91,7 +91,7 @@ def _merge(base: Mapping, child: Mapping) -> Mapping:
     for key, node in child.items.items():
         below = merged.items.get(key)
         if isinstance(below, Mapping) and isinstance(node, Mapping):
-            node = _merge(below, node)
+            node = merge(below, node)
         merged.items[key] = node
         merged.key_origins[key] = child.key_origins[key]
     return merged

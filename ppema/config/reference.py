@@ -9,7 +9,15 @@ import re
 import sys
 from typing import Any, Iterator, Literal, Mapping, Sequence, get_args, get_origin
 
-from .convert import SEQUENCES, Bounds, hints_of, hints_of_fields, is_union
+from .convert import (
+    MAPPINGS,
+    SEQUENCES,
+    Bounds,
+    hints_of,
+    hints_of_fields,
+    is_union,
+    section_of,
+)
 from .named import Choices, Named, arguments_of
 from .schema import Keys
 
@@ -51,9 +59,9 @@ def _key_rows(keys: type, path: str) -> Iterator[tuple[str, ...]]:
         else:
             default = "" if entry.default is dataclasses.MISSING else _code(entry.default)
         yield f"`{path}{entry.name}`", words, default, entry.metadata["help"]
-        if dataclasses.is_dataclass(annotation) and annotation is not Named:
-            assert isinstance(annotation, type)
-            yield from _key_rows(annotation, f"{path}{entry.name}.")
+        section = section_of(annotation)
+        if section is not None and section is not Named:
+            yield from _key_rows(section, f"{path}{entry.name}.")
 
 
 def _own_section(choices: Choices) -> list[str]:
@@ -120,6 +128,8 @@ def type_words(annotation: Any) -> str:
         return " or ".join("null" if m is type(None) else type_words(m) for m in members)
     if get_origin(annotation) is dict and Named in arguments:
         return "classes, each under a name"
+    if (get_origin(annotation) or annotation) in MAPPINGS:
+        return "mapping"
     if (get_origin(annotation) or annotation) in SEQUENCES:
         is_named = Named in arguments
         return "list of classes, with their arguments" if is_named else _list_words(arguments)

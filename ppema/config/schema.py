@@ -15,6 +15,16 @@ _MOST = 10**9
 _WORKERS = (
     "processes that make batches ahead, of data not in memory or transformed; 0 makes them in turn"
 )
+# The section of other keys; it is a config itself.
+ALONE = "Swap.alone"
+# What all phases have in common, and what phase 2 cannot have at all.
+_COMMON = "is the same in all phases; leave it out here"
+NOT_ALONE = {
+    **dict.fromkeys(("Model", "TrainDataset", "EvalDataset"), _COMMON),
+    **dict.fromkeys(("save_dir", "vdl_log_dir", "weights"), _COMMON),
+    "pretrain_weights": "is for phase 1; workers begin at the weights that it ends with",
+    "Swap": "has no place in itself",
+}
 # Of an average: it names files and folders.
 AVERAGE_NAME = re.compile(r"[a-z][a-z0-9_]*")
 
@@ -71,6 +81,24 @@ class EvalReaderKeys:
 
 
 @dataclass
+class SwapKeys:
+    """Stochastic weight averaging in parallel: a common start, workers apart, their mean."""
+
+    until_accuracy: float = key(
+        "phase 1 ends with the first epoch of this training accuracy, such as 0.98, and after "
+        "`epoch` epochs in any case",
+        above=0,
+        at_most=1,
+    )
+    alone: Dict[str, Any] = key(
+        "keys of a config that are others for a worker alone (phase 2); epoch at least"
+    )
+    workers: int = key(
+        "that go on from phase 1, each in an order of its own", 4, at_least=2, at_most=1000
+    )
+
+
+@dataclass
 class Keys:
     """The keys of a config file, in the order in which a merged config shows them."""
 
@@ -84,6 +112,9 @@ class Keys:
     LearningRate: LearningRateKeys = key("the learning rate")
     Optimizer: Named = key("a class of paddle.optimizer")
     Averages: Dict[str, Named] = key("averages of the weights, each under a name of your own", {})
+    Rounding: Optional[Named] = key(
+        "of the weights after each optimizer step, before averages see them", None
+    )
     select: str = key("the weights that count: raw, an average's name, or best", "best")
     switch: Optional[str] = key("an average to go on from at the start of each epoch", None)
     max_loss: Optional[float] = key("averages leave out steps whose loss is above it", None)
@@ -92,6 +123,9 @@ class Keys:
     )
     posthoc_every: Union[int, float, str, None] = key(
         "between snapshots of each PowerFunctionEMA: steps, or such as 2 %", None
+    )
+    Swap: Optional[SwapKeys] = key(
+        "train in three phases, the last of which averages workers (SWAP)", None
     )
     use_gpu: Union[bool, Literal["auto"]] = key("auto: where CUDA is built in and visible", "auto")
     fast_cpu: bool = key("on a CPU, faster forms of convolution and pooling; the same bits", True)
@@ -110,6 +144,38 @@ class Keys:
     )
     recompute_batches: int = key(
         "training batches for averages with buffers: recompute", 100, at_least=1, at_most=_MOST
+    )
+    validation: Union[int, float, None] = key(
+        "kept out of TrainDataset, of each class alike, and evaluated on during training in place "
+        "of EvalDataset: a share such as 0.1, or a whole number of images",
+        None,
+        above=0,
+    )
+    validation_seed: int = key(
+        "of which images these are, whatever seed is", 0, at_least=0, at_most=2**32 - 1
+    )
+    train_samples: Optional[int] = key(
+        "train on so many images only, as many of each class as of any other where there are so "
+        "many; of those that validation leaves",
+        None,
+        at_least=1,
+        at_most=_MOST,
+    )
+    train_samples_seed: int = key(
+        "of which images these are, whatever seed is", 0, at_least=0, at_most=2**32 - 1
+    )
+    label_noise: float = key(
+        "share of the training images, not of validation, whose label is replaced by another, "
+        "each other class being as likely",
+        0.0,
+        at_least=0,
+        at_most=1,
+    )
+    label_noise_seed: int = key(
+        "of which images these are, and of their labels, whatever seed is",
+        0,
+        at_least=0,
+        at_most=2**32 - 1,
     )
     offline: Literal["digits", "error"] = key(
         "where no MNIST can be had: the embedded digits, or an error", "error"
@@ -138,7 +204,7 @@ _AS_TRANSFORMS = (
     "is written in the readers here: TrainReader: {batch_size: 64, transforms: "
     "[{name: RandomHorizontalFlip, prob: 0.5}]}"
 )
-_NO_METRIC = "is not needed here: evaluation gives top-1, top-2 and the loss"
+_NO_METRIC = "is not needed here: evaluation gives top-1, top-2, the loss and the ECE"
 _AN_EMA = _AS_SECTION + "Averages: {ema: {name: ExponentialMovingAverage, "
 # What users of PaddleDetection and PaddleClas will try, and how it is said here.
 FOREIGN_KEYS = {

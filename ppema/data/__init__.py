@@ -13,9 +13,18 @@ from .image_folder import ImageFolder
 from .loader import LoaderReader
 from .mnist import MNIST, FashionMNIST
 from .paddle_transforms import paddle_transforms
+from .parts import PartFault, PartWords, divide
 from .preprocess import Preprocess
 from .reader import ArrayReader, Batch, Reader
-from .resolve import DATASETS, Dataset, DatasetRequest, Offline, load_dataset, load_datasets
+from .resolve import (
+    DATASETS,
+    Dataset,
+    DatasetRequest,
+    Offline,
+    load_dataset,
+    load_datasets,
+    require_digest,
+)
 from .samples import SampleDataset
 from .transforms import Step, TransformFault, Transforms, prepare_image, transform_samples
 
@@ -35,15 +44,19 @@ __all__ = [
     "LoaderReader",
     "NoDownloader",
     "Offline",
+    "PartFault",
+    "PartWords",
     "Preprocess",
     "Reader",
     "SampleDataset",
     "Step",
     "TransformFault",
     "Transforms",
+    "divide",
     "load_dataset",
     "load_datasets",
     "paddle_transforms",
     "prepare_image",
+    "require_digest",
     "transform_samples",
 ]

@@ -25,7 +25,7 @@ class ArrayDataset:
     """Labelled images in memory; a pixel x is fed to the model as (x - mean) / std.
 
     Args:
-        images: uint8 [N, C, H, W].
+        images: uint8 [N, C, H, W], or with `rows` more than N.
         labels: int64 [N], indices into `class_names`.
         class_names: one name a class.
         mean: in units of the stored pixels, 0 to 255; one number, or one for each channel.
@@ -34,6 +34,11 @@ class ArrayDataset:
         kind: which data it is, for programs: a run is only resumed on its own kind.
         digest: `array_digest` of images and labels.
         resize: how a picture came to the size of these, for pictures that come later.
+        rows: int64 [N], which of `images` these are; None for all. A part of the data is thus no
+            copy of its pixels.
+        originals: int64 [N], equal for images that are copies of one another, moved for example;
+            None where there are none.
+        is_validation: whether these were kept out of the training data.
 
     Raises:
         DataError: the parts do not fit each other.
@@ -48,6 +53,9 @@ class ArrayDataset:
     kind: Kind
     digest: str
     resize: ResizeMode = "stretch"
+    rows: Optional[npt.NDArray[np.int64]] = None
+    originals: Optional[npt.NDArray[np.int64]] = None
+    is_validation: bool = False
 
     def __post_init__(self) -> None:
         fault = self._find_fault()
@@ -56,7 +64,15 @@ class ArrayDataset:
 
     def __len__(self) -> int:
         """Return the number of images."""
-        return len(self.images)
+        return len(self.labels)
+
+    def number_of(self, index: int) -> int:
+        """Return which of `images` it is."""
+        return index if self.rows is None else int(self.rows[index])
+
+    def take(self, samples: npt.NDArray[np.int64]) -> npt.NDArray[np.uint8]:
+        """Return the pixels of some images, a copy."""
+        return self.images.take(samples if self.rows is None else self.rows[samples], axis=0)
 
     def _find_fault(self) -> Optional[str]:
         images, labels = self.images, self.labels
@@ -66,8 +82,9 @@ class ArrayDataset:
             return f"labels are {labels.dtype} {list(labels.shape)}, expected int64 [N]"
         if images.size == 0:
             return f"images are empty, {list(images.shape)}"
-        if len(labels) != len(images):
-            return f"{len(labels)} labels for {len(images)} images"
+        num_images = len(images) if self.rows is None else len(self.rows)
+        if len(labels) != num_images:
+            return f"{len(labels)} labels for {num_images} images"
         wrong = np.flatnonzero((labels < 0) | (labels >= len(self.class_names)))
         if len(wrong):
             return (

@@ -94,6 +94,7 @@ def load_digits(mode: Mode) -> ArrayDataset:
         source=f"the embedded UCI digits ({mode}: {copies}, 8x8 scaled to 28x28), NOT MNIST",
         kind="digits",
         digest=array_digest(images, labels),
+        originals=np.tile(np.arange(num_digits), len(shifts)),
     )
 
 

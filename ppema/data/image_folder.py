@@ -123,7 +123,7 @@ class ImageFiles:
     """
 
     def __init__(self, paths: list[Path], labels: list[int], request: ImageFolder) -> None:
-        self._paths, self._labels = paths, labels
+        self._paths, self.labels = paths, labels
         self._how = (request.size, request.channels, request.resize)
 
     def __len__(self) -> int:
@@ -136,7 +136,7 @@ class ImageFiles:
         Raises:
             DataError: the file cannot be read; names it.
         """
-        return read_image(self._paths[index], *self._how), self._labels[index]
+        return read_image(self._paths[index], *self._how), self.labels[index]
 
 
 def load_image_folder(request: ImageFolder) -> Union[ArrayDataset, SampleDataset]:

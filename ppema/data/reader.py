@@ -175,7 +175,7 @@ class ArrayReader(Reader):
     def _make(self, epoch: int, parts: Sequence[Indices]) -> Iterator[Batch]:
         for samples in parts:
             # Arrays of its own for each batch, since a device may still read the one before.
-            image = self._scale.fed(self.dataset.images.take(samples, axis=0))
+            image = self._scale.fed(self.dataset.take(samples))
             yield Batch(image, self.dataset.labels.take(samples))
 
 

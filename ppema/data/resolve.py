@@ -74,7 +74,6 @@ def load_datasets(
     offline: Offline,
     *,
     required_kind: Optional[Kind] = None,
-    required_digests: Optional[tuple[str, str]] = None,
 ) -> tuple[Dataset, Dataset]:
     """Return the data to train on and to evaluate on, both from one source.
 
@@ -85,18 +84,14 @@ def load_datasets(
             in Paddle's cache nor on a mirror: `digits` takes the embedded digits for both, with
             a warning; `error` raises.
         required_kind: the kind of a run that goes on; it takes the place of `offline`.
-        required_digests: the digests of that run, in the order of the requests.
 
     Raises:
         ConfigError: the requests are for different data, or one is for none.
-        DataError: data are damaged, missing, or not those required; the text says which, where
-            they were looked for, and the ways out.
+        DataError: data are damaged, missing, or not of the kind required; the text says which,
+            where they were looked for, and the ways out.
     """
     train, evaluation = _load([train_request, eval_request], offline, required_kind)
     _require_same_classes(train, evaluation)
-    if required_digests is not None:
-        for dataset, digest in zip((train, evaluation), required_digests):
-            _require_digest(dataset, digest)
     return train, evaluation
 
 
@@ -108,10 +103,10 @@ def load_dataset(
     required_digest: Optional[str] = None,
     downloader: Optional[Downloader] = None,
 ) -> Dataset:
-    """Return one part of the data; arguments and errors as for `load_datasets`."""
+    """Return one part of the data; as for `load_datasets`, and with the digest of a run's."""
     (dataset,) = _load([request], offline, required_kind, downloader)
     if required_digest is not None:
-        _require_digest(dataset, required_digest)
+        require_digest(dataset, required_digest)
     return dataset
 
 
@@ -217,11 +212,12 @@ def _require_same_classes(train: Dataset, evaluation: Dataset) -> None:
         )
 
 
-def _require_digest(dataset: Dataset, digest: str) -> None:
+def require_digest(dataset: Dataset, digest: str, hint: str = "") -> None:
+    """Raise OtherDataError where the data are not those of a run; `hint` follows the text."""
     if dataset.digest != digest:
         raise OtherDataError(
             f"{dataset.source}: these are not the data of the run "
-            f"(sha256 {dataset.digest[:12]}, the run's is {digest[:12]})"
+            f"(sha256 {dataset.digest[:12]}, the run's is {digest[:12]}){hint}"
         )
 
 

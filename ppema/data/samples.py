@@ -45,6 +45,9 @@ class SampleDataset:
             would mean to read them all.
         resize: how a picture came to its size, for pictures that come later.
         hint_on_sizes: what is said after an image of another size, on how to avoid it.
+        rows: int64 [num_samples], which of the whole data these are, as errors number them; None
+            for all.
+        is_validation: whether these were kept out of the training data.
 
     Raises:
         DataError: the parts do not fit each other.
@@ -62,6 +65,8 @@ class SampleDataset:
     digest: str
     resize: ResizeMode = "stretch"
     hint_on_sizes: str = ""
+    rows: Optional[npt.NDArray[np.int64]] = None
+    is_validation: bool = False
 
     def __post_init__(self) -> None:
         fault = scale_fault(self.mean, self.std, num_channels=self.image_shape[0])
@@ -77,6 +82,10 @@ class SampleDataset:
         """Return whether all images are of one size."""
         return self.image_shape[1:] != OWN_SIZE
 
+    def number_of(self, index: int) -> int:
+        """Return which sample of the whole data it is."""
+        return index if self.rows is None else int(self.rows[index])
+
     def read(self, index: int) -> tuple[npt.NDArray[Any], int]:
         """Return image and label of one sample.
 
@@ -87,12 +96,13 @@ class SampleDataset:
         if image.shape != self.image_shape or image.dtype != self.image_dtype:
             hint = self.hint_on_sizes if image.shape[1:] != self.image_shape[1:] else ""
             raise DataError(
-                f"{self.source}: sample {index}: image is {described(image)}, sample 0's is "
+                f"{self.source}: sample {self.number_of(index)}: image is {described(image)}, "
+                "sample 0's is "
                 f"{np.dtype(self.image_dtype)} {list(self.image_shape)}{hint}"
             )
         if self.class_names is not None and label >= len(self.class_names):
             raise DataError(
-                f"{self.source}: label {label} at sample {index}; "
+                f"{self.source}: label {label} at sample {self.number_of(index)}; "
                 f"classes are 0-{len(self.class_names) - 1}"
             )
         return image, label

@@ -28,6 +28,15 @@ def seed_sample(seed: int, epoch: int, index: int) -> None:
     paddle.seed(int.from_bytes(key, "little") >> 1)
 
 
+def seed_of_worker(seed: int, worker: int) -> int:
+    """Return the seed of one of several runs that differ in their order alone, below 2**32.
+
+    Not the sum: the workers of a neighbouring seed must not be the same ones.
+    """
+    key = hashlib.blake2b(struct.pack("<2Q", seed, worker), digest_size=4).digest()
+    return int.from_bytes(key, "little")
+
+
 @contextlib.contextmanager
 def kept_generators() -> Iterator[None]:
     """Put the global generators back as they were: weights and dropout draw from them, too."""

@@ -103,7 +103,7 @@ class TransformedSamples:
             DataError: the sample cannot be read; TransformFault where a transform is at fault.
         """
         image, label = read_sample(self.dataset.source, self._samples, index)
-        where = f"{self.dataset.source}: sample {index}"
+        where = f"{self.dataset.source}: sample {self.dataset.number_of(index)}"
         if image.dtype != np.uint8 or image.shape[0] not in MODES:
             raise DataError(
                 f"{where}: image is {described(image)}; transforms need uint8 of 1 channel or 3"
@@ -116,10 +116,11 @@ class TransformedSamples:
 
 class _ImagesInMemory:
     def __init__(self, dataset: ArrayDataset) -> None:
-        self._images, self._labels = dataset.images, dataset.labels
+        self._dataset = dataset
 
     def __getitem__(self, index: int) -> tuple[npt.NDArray[np.uint8], int]:
-        return self._images[index], int(self._labels[index])
+        dataset = self._dataset
+        return dataset.images[dataset.number_of(index)], int(dataset.labels[index])
 
 
 def transform_samples(
@@ -160,6 +161,8 @@ def transform_samples(
             digest=dataset.digest,
             resize=dataset.resize,
             hint_on_sizes=_SIZE_HINT.format(rows=image.shape[1], columns=image.shape[2]),
+            rows=dataset.rows,
+            is_validation=dataset.is_validation,
         )
         for index in tried:
             seed_sample(0, 0, index)

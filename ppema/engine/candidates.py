@@ -48,11 +48,23 @@ class Candidates:
             NonFiniteError: a weight is NaN or infinite.
         """
         self.load(state, source)
+        return self.evaluate_loaded(source)
+
+    def evaluate_loaded(self, source: str) -> Evaluation:
+        """Evaluate what the model holds.
+
+        Raises:
+            NonFiniteError: a weight is NaN or infinite.
+        """
         with self._fast_layers.in_use():
             return evaluate(self._model, self._loss_fn, self._eval_reader, name=source)
 
-    def load(self, state: Mapping[str, Any], source: str) -> None:
+    def load(
+        self, state: Mapping[str, Any], source: str, recomputes_statistics: bool = True
+    ) -> None:
         """Load the weights, in the model's own dtypes, and compute BN anew.
+
+        Without `recomputes_statistics`, take those that were trained with the weights.
 
         Raises:
             CheckpointError: they do not fit; the text begins with `source`.
@@ -65,13 +77,19 @@ class Candidates:
             for name, tensor in state.items()
         }
         load_strictly(self._model, cast, source)
-        with self._fast_layers.in_use():
-            update_bn(self._train_batches(), self._model)
+        if recomputes_statistics:
+            with self._fast_layers.in_use():
+                update_bn(self._train_batches(), self._model)
 
     @property
     def recomputes(self) -> bool:
         """Tell whether the model has BN statistics, which are computed anew."""
         return bool(batch_norm_layers(self._model))
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the weights that the model holds, which another `load` changes."""
+        state: dict[str, Any] = self._model.state_dict()
+        return state
 
     def save(self, path: Path) -> None:
         """Write the weights that the model holds; `path` is whole or as it was.

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-import itertools
+import functools
 import math
+import operator
 from functools import partial
-from typing import Any, Callable, Iterator, Mapping, Optional, Sequence
+from typing import Any, Callable, Iterator, Mapping, NamedTuple, Optional, Sequence
 
+import numpy as np
 import paddle
 
 from ..averaging import WeightAverage, ranks
+from ..calibration import Reliability
 from ..checkpoint import require_finite
 from ..errors import NonFiniteError
-from ..metrics import Evaluation, num_first_and_second
+from ..metrics import Evaluation, confidences, is_first_and_second
 from ..progress import track
 from ..stop_signals import watched
 from .predictions import Predictions
@@ -41,7 +44,7 @@ def evaluate(
         name: of the weights, for the progress line.
 
     Raises:
-        NonFiniteError: a weight or the loss is NaN or infinite.
+        NonFiniteError: a weight or the loss is NaN or infinite, or a logit NaN.
         StopRequest: a signal to a training run came.
     """
     require_finite(model.state_dict(), "evaluate")
@@ -61,13 +64,7 @@ def evaluate(
             layer.training = was_training
     if predictions is not None:
         predictions.gather()
-    figures = list(itertools.chain.from_iterable(ranks.gather(_as_numbers(counted))))
-    num_samples = sum(count for count, *_ in figures)
-    loss = math.fsum(count * loss for count, loss, _ in figures) / num_samples
-    if not math.isfinite(loss):
-        raise NonFiniteError(f"the evaluation loss is {loss}; the weights are finite, the data not")
-    first, second = (sum(right[place] for *_, right in figures) for place in (0, 1))
-    return Evaluation(first / num_samples, (first + second) / num_samples, loss)
+    return _summed(ranks.gather(_as_numbers(counted)))
 
 
 def evaluate_all(
@@ -132,26 +129,55 @@ def _own_batches(reader: Any, num_rounds: int) -> Iterator[tuple[int, Any]]:
         start += len(batch.label)
 
 
-def _as_numbers(counted: Sequence[tuple[int, Any, Any]]) -> list[tuple[int, float, list[int]]]:
-    """Return images, loss, and right answers at the first and the second place, of each batch."""
-    if not counted:
-        return []
-    # Read from the device once: a read per batch would wait for each.
-    losses = paddle.stack([loss.reshape([]) for _, loss, _ in counted]).tolist()
-    right = paddle.stack([places for *_, places in counted]).tolist()
-    return [(count, loss, places) for (count, *_), loss, places in zip(counted, losses, right)]
-
-
 def _count_batch(
     model: Any,
     loss_fn: Callable[..., Any],
     predictions: Optional[Predictions],
     numbered: tuple[int, Any],
-) -> tuple[int, Any, Any]:
+) -> tuple[int, Any, Any, Any]:
     start, batch = numbered
     image, label = paddle.to_tensor(batch.image), paddle.to_tensor(batch.label)
     logits = model(image)
     loss = loss_fn(logits, label)
     if predictions is not None:
         predictions.add(start, batch, logits)
-    return len(batch.label), loss, num_first_and_second(logits, label)
+    return len(batch.label), loss, is_first_and_second(logits, label), confidences(logits)
+
+
+class _Part(NamedTuple):
+    """What a rank's share of an evaluation comes to; none of it depends on the batches' order."""
+
+    # Of each batch, its images and their mean loss.
+    losses: Sequence[tuple[int, float]]
+    num_first: int
+    num_both: int
+    # None where a model's logits hold NaN or Inf.
+    reliability: Optional[Reliability]
+
+
+def _as_numbers(counted: Sequence[tuple[int, Any, Any, Any]]) -> _Part:
+    if not counted:
+        nothing = np.zeros(0, np.float32)
+        return _Part([], 0, 0, Reliability.of(nothing, nothing.astype(bool)))
+    # Read from the device once: a read per batch would wait for each.
+    counts, losses, places, confidence = zip(*counted)
+    means = paddle.stack([loss.reshape([]) for loss in losses]).tolist()
+    is_ranked, sure = paddle.concat(places).numpy(), paddle.concat(confidence).numpy()
+    reliability = None if np.isnan(sure).any() else Reliability.of(sure, is_ranked[:, 0])
+    num_first, num_both = int(is_ranked[:, 0].sum()), int(is_ranked.sum())
+    return _Part(list(zip(counts, means)), num_first, num_both, reliability)
+
+
+def _summed(parts: Sequence[_Part]) -> Evaluation:
+    """Return the figures of all parts."""
+    losses = [pair for part in parts for pair in part.losses]
+    num_samples = sum(count for count, _ in losses)
+    loss = math.fsum(count * mean for count, mean in losses) / num_samples
+    if not math.isfinite(loss):
+        raise NonFiniteError(f"the evaluation loss is {loss}; the weights are finite, the data not")
+    known = [part.reliability for part in parts if part.reliability is not None]
+    if len(known) < len(parts):
+        raise NonFiniteError("the model's logits hold NaN or Inf; the weights are finite")
+    ece = functools.reduce(operator.add, known).ece
+    num_first, num_both = sum(p.num_first for p in parts), sum(p.num_both for p in parts)
+    return Evaluation(num_first / num_samples, num_both / num_samples, loss, ece)

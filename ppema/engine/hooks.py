@@ -118,7 +118,7 @@ class EvaluateHook(Hook):
         is_enabled: bool = True,
     ) -> None:
         self._reader, self.recorder = reader, recorder
-        self.select, self._note, self._is_enabled = select, note, is_enabled
+        self.select, self.note, self._is_enabled = select, note, is_enabled
         self.evaluations: dict[str, Evaluation] = {}
         self.winner: Optional[str] = None
         self.best: dict[str, Any] = {}
@@ -157,7 +157,7 @@ class EvaluateHook(Hook):
             "Eval: epoch %d, step %d%s\n%s",
             trainer.epoch,
             trainer.step,
-            self._note,
+            self.note,
             table(evaluations, self.winner, self.select),
         )
 
@@ -220,6 +220,8 @@ class CheckpointHook(Hook):
         """
         trainer.synchronize()
         require_same_weights(trainer)
+        for hook in trainer.hooks:
+            hook.gather()
         of_ranks = ranks.gather(rank_state(trainer))
         if ranks.is_first():
             self._write(trainer, is_open, of_ranks)

@@ -10,16 +10,20 @@ import numpy.typing as npt
 import paddle
 
 from ..averaging import ranks
+from ..calibration import Reliability
 from ..plots import Mistake
 
 # Of the curves of precision over recall: 0.00, 0.01, …, 1.00.
 NUM_THRESHOLDS = 101
 
 Counts = npt.NDArray[np.int64]
+# Classes by the first image of their batch, reliability, confusions, right answers and all at each
+# threshold, mistakes.
+_Gathered = tuple[dict[int, Counts], Reliability, Counts, Counts, Counts, list[Mistake]]
 
 
 class Predictions:
-    """Gather a confusion matrix, the surest mistakes, and counts at each threshold.
+    """Gather each image's class, a confusion matrix, the surest mistakes, counts at thresholds.
 
     Batches may be added by several threads, in any order; the result is the same.
 
@@ -33,6 +37,8 @@ class Predictions:
         self._confusion: Optional[Counts] = None
         self._own: Any = 0
         self._all: Any = 0
+        self._classes: dict[int, Counts] = {}
+        self._reliability: Optional[Reliability] = None
         self.mistakes: list[Mistake] = []
 
     def add(self, start: int, batch: Any, logits: Any) -> None:
@@ -47,23 +53,40 @@ class Predictions:
         num_cells = num_classes * NUM_THRESHOLDS
         own = np.bincount(cells[rows, label], minlength=num_cells)
         every = np.bincount(cells.ravel(), minlength=num_cells)
-        mistakes = self._surest(start, batch, predicted, scores[rows, predicted])
+        confidence = scores[rows, predicted]
+        mistakes = self._surest(start, batch, predicted, confidence)
+        reliability = Reliability.of(confidence, predicted == label)
         with self._lock:
-            self._take(pairs, own, every, mistakes)
+            self._take(({start: predicted}, reliability, pairs, own, every, mistakes))
 
     def gather(self) -> None:
         """Add what the other ranks have gathered; each then has it all. All ranks call it."""
-        gathered = ranks.gather((self._confusion, self._own, self._all, self.mistakes))
-        for rank, (pairs, own, every, mistakes) in enumerate(gathered):
+        own = self._classes, self._reliability, self._confusion, self._own, self._all, self.mistakes
+        for rank, gathered in enumerate(ranks.gather(own)):
             # A rank may have had no batch at all.
-            if rank != ranks.rank() and pairs is not None:
-                self._take(pairs, own, every, mistakes)
+            if rank != ranks.rank() and gathered[0]:
+                self._take(gathered)
 
-    def _take(self, pairs: Counts, own: Counts, every: Counts, mistakes: list[Mistake]) -> None:
+    def _take(self, gathered: _Gathered) -> None:
+        classes, reliability, pairs, own, every, mistakes = gathered
+        self._classes.update(classes)
+        known = self._reliability
+        self._reliability = reliability if known is None else known + reliability
         self._confusion = pairs if self._confusion is None else self._confusion + pairs
         self._own, self._all = self._own + own, self._all + every
         kept = sorted([*self.mistakes, *mistakes], key=lambda m: (-m.probability, m.index))
         self.mistakes = kept[: self._num_mistakes]
+
+    @property
+    def classes(self) -> Counts:
+        """Return the class that was predicted for each image, int64 [N], in the data's order."""
+        return np.concatenate([self._classes[start] for start in sorted(self._classes)])
+
+    @property
+    def reliability(self) -> Reliability:
+        """Return the answers by how sure the model was of them."""
+        assert self._reliability is not None
+        return self._reliability
 
     @property
     def confusion(self) -> Counts:

@@ -18,7 +18,7 @@ from .visualdl_view import BY_AVERAGE, ViewOptions, VisualDLView
 logger = logging.getLogger(__name__)
 
 METRICS = "metrics.jsonl"
-_FIGURES = ("loss", "lr", "ips", "top1", "top2", "left_out")
+_FIGURES = ("loss", "lr", "ips", "top1", "top2", "ece", "left_out")
 # A record of a hundred averages takes a tenth; a stranger's line may be of any length.
 _MAX_LINE = 1 << 20
 # What a picture's axis can take.
@@ -31,7 +31,7 @@ class Recorder:
 
     A training record has `step, epoch, split: train, loss, top1, lr, ips`, then by
     average `decay, distance, window, initial_share, never_moved`, and `left_out` where a gate is
-    set; an evaluation record `step, epoch, split: eval, average, top1, top2, loss`.
+    set; an evaluation record `step, epoch, split: eval, average, top1, top2, loss, ece`.
 
     Args:
         folder: the run's folder.

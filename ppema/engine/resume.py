@@ -133,8 +133,13 @@ def changed_data(saved: Mapping[str, Any], current: Mapping[str, Any]) -> set[st
 
     Both are what a manifest says of the data.
     """
-    parts = {"data": "train", "best": "eval"}
-    return {p for p, of in parts.items() if saved[of]["digest"] != current[of]["digest"]}
+    changed = {"data"} if saved["train"]["digest"] != current["train"]["digest"] else set()
+    return changed | ({"best"} if _deciding_digest(saved) != _deciding_digest(current) else set())
+
+
+def _deciding_digest(facts: Mapping[str, Any]) -> Any:
+    """Return the digest of what weights were chosen by: the validation data, where there are."""
+    return facts.get("validation", facts["eval"])["digest"]
 
 
 def is_of(checkpoint: Checkpoint, store: CheckpointStore) -> bool:

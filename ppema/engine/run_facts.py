@@ -48,6 +48,8 @@ def require_continued_facts(checkpoint: Checkpoint) -> None:
         CheckpointError: something is missing, or of another kind.
     """
     _require(checkpoint, _CONTINUED)
+    if "validation" in checkpoint.manifest["data"]:
+        _require(checkpoint, {"data": {"validation": _DATA}})
     best = checkpoint.manifest["best"]
     if best and not isinstance(best.get("step"), int):
         raise CheckpointError(f"{checkpoint.path / MANIFEST}: has no best.step")

@@ -33,7 +33,8 @@ STATE_FILE = "state.pdstates"
 STALE = "stale average"
 
 # Where a trainer stands: `samples` of the epoch's order are consumed.
-_PROGRESS = ("step", "epoch", "samples", "skips_in_a_row")
+_PROGRESS = ("step", "epoch", "samples")
+_SKIPS = "skips_in_a_row"
 
 
 def average_file(name: str) -> str:
@@ -132,8 +133,10 @@ def restore(
 def _restore_progress(
     trainer: Trainer, progress: Mapping[str, Any], checkpoint: Checkpoint, is_data_new: bool
 ) -> None:
-    for key, value in fitting_numbers(dict.fromkeys(_PROGRESS, 0), progress).items():
-        setattr(trainer, key, value)
+    numbers = fitting_numbers(dict.fromkeys((*_PROGRESS, _SKIPS), 0), progress)
+    for key in _PROGRESS:
+        setattr(trainer, key, numbers[key])
+    trainer.guard.skips_in_a_row = int(numbers[_SKIPS])
     trainer.is_open = is_open(checkpoint)
     is_epoch_end = checkpoint.manifest["is_epoch_end"]
     if trainer.is_open:
@@ -212,7 +215,10 @@ def _restore_rank(trainer: Trainer, of_ranks: Sequence[Mapping[str, Any]]) -> No
 def _trainer_state(trainer: Trainer, of_ranks: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     schedule = schedule_state(trainer.lr_scheduler) if trainer.lr_scheduler else {}
     return {
-        "progress": {key: getattr(trainer, key) for key in _PROGRESS},
+        "progress": {
+            **{key: getattr(trainer, key) for key in _PROGRESS},
+            _SKIPS: trainer.guard.skips_in_a_row,
+        },
         "totals": of_ranks[0]["totals"],
         "averages": {name: _average_state(avg) for name, avg in trainer.averages.items()},
         "lr_scheduler": _plain(schedule),

@@ -11,14 +11,13 @@ from typing import Any, Callable, Iterator, Literal, Mapping, Optional, Sequence
 
 import paddle
 
-from ..averaging import LossGate, WeightAverage, ranks, update_all
-from ..averaging.batch_norm import batch_norm_statistics, synchronize_buffers
-from ..averaging.finite import FiniteCheck
-from ..errors import NonFiniteError
+from ..averaging import BlockFloatingPoint, LossGate, WeightAverage, ranks, update_all
+from ..averaging.batch_norm import synchronize_buffers
 from ..fast_cpu import FastLayers
 from ..metrics import num_correct
 from ..progress import track
 from ..stop_signals import StopRequest, leave_if_asked, watched
+from .finite_guard import FiniteGuard, NonFinitePolicy
 from .totals import Totals
 
 logger = logging.getLogger(__name__)
@@ -26,7 +25,6 @@ logger = logging.getLogger(__name__)
 # So many steps that the gate leaves out get a line each; then each hundredth.
 _LEFT_OUT_SHOWN = 10
 
-NonFinitePolicy = Literal["error", "skip"]
 AmpLevel = Literal["off", "O1", "O2"]
 
 
@@ -35,7 +33,7 @@ class Hook:
 
     for hook in hooks: hook.before_run(trainer)
     for each epoch, for each step of it:
-        forward, loss, backward, finite check, optimizer.step(), clear_grad()
+        forward, loss, backward, finite check, optimizer.step(), rounding, clear_grad()
         averages update (of large models beside the next forward, backward);  lr.step();  step += 1
         for hook in hooks: hook.after_step(trainer)     # trainer.is_epoch_end, .is_run_end
     for hook in hooks: hook.after_run(trainer)          # also when the run ends in an exception
@@ -64,6 +62,9 @@ class Hook:
 
     def after_run(self, trainer: Trainer) -> None:
         """Act once at the end, whether the run is done or broke off."""
+
+    def gather(self) -> None:
+        """Take in what the other ranks have counted; all call it before the first one saves."""
 
     def state_dict(self) -> dict[str, Any]:
         """Return what the hook must remember across a resume: numbers, text, dicts of them."""
@@ -96,6 +97,7 @@ class Trainer:
         gate: asked after each step whether the averages may be updated; waits for the device.
         switch: an average that becomes the model's weights at the start of each later epoch.
         recompute_batches: training batches that averages with `buffers="recompute"` take.
+        rounding: rounds the weights after each step that moved them, before averages see them.
         fast_cpu: on a CPU, layers take the faster forms of `fast_cpu.py`; the bits are the same.
         find_unused_parameters: of several ranks, look at each step which parameters the loss
             does not depend on, whose gradients are not waited for.
@@ -119,13 +121,14 @@ class Trainer:
         recompute_batches: int = 100,
         switch: Optional[str] = None,
         gate: Optional[LossGate] = None,
+        rounding: Optional[BlockFloatingPoint] = None,
         fast_cpu: bool = True,
         find_unused_parameters: bool = False,
     ) -> None:
         self.model, self.loss_fn, self.optimizer = model, loss_fn, optimizer
         self.reader, self.averages, self.hooks = reader, dict(averages), list(hooks)
         self.num_epochs, self.lr_scheduler = num_epochs, lr_scheduler
-        self.gate = gate
+        self.gate, self.rounding = gate, rounding
         self.fast_layers = FastLayers(model, fast_cpu)
         # What a step runs; of several ranks, it makes the gradients the mean of all.
         self._parallel = model
@@ -142,20 +145,14 @@ class Trainer:
         # Of the step done last: the learning rate, and the decay of each average.
         self.rate = math.nan
         self.decays: dict[str, float] = {}
+        # … and of each batch of it the images, their mean loss, the right answers.
+        self.figures: list[tuple[int, Any, Any]] = []
         self.totals = Totals()
         self._accumulate_steps, self._amp = accumulate_steps, amp
-        self._non_finite, self._max_skips, self.skips_in_a_row = non_finite, max_skips, 0
+        self.guard = FiniteGuard(model, non_finite, max_skips, is_scaled=self.scaler is not None)
         if switch is not None and switch not in self.averages:
             raise ValueError(f"switch must be one of {', '.join(self.averages)}, got {switch!r}")
         self._recompute_batches, self._switch = recompute_batches, switch
-        # Looked up once: walking the layers at each step costs more than the check itself.
-        self._statistics = _moving_buffers(model)
-        self._parameters = list(model.named_parameters())
-        moving = {id(tensor) for _, tensor in self._statistics}
-        # Frozen ones too: averages copy them, and on a CPU a NaN need not reach the loss.
-        self._weights = [item for item in self._parameters if id(item[1]) not in moving]
-        self._gradient_check, self._weight_check = FiniteCheck(), FiniteCheck()
-        self._statistics_check = FiniteCheck()
 
     @property
     def steps_per_epoch(self) -> int:
@@ -214,7 +211,7 @@ class Trainer:
         Raises:
             NonFiniteError: a NaN or Inf that the policy does not allow.
         """
-        kept = self._copy_statistics()
+        kept = self.guard.copy_statistics()
         with self.fast_layers.in_use():
             figures = self._accumulate_gradients(batches)
         for average in self.averages.values():
@@ -222,8 +219,8 @@ class Trainer:
             average.wait()
         has_moved = self._move_weights(kept)
         self.optimizer.clear_grad()
-        if has_moved:
-            self.totals.add(figures)
+        self.figures = figures if has_moved else []
+        self.totals.add(self.figures)
         self._update_averages(has_moved and self._is_admitted(figures))
         self.rate = float(self.optimizer.get_lr())
         if self.lr_scheduler is not None:
@@ -245,6 +242,11 @@ class Trainer:
             average.all_reduce_statistics()
         # A mean of what is the same may be rounded: what was evaluated is what is saved.
         self._synchronized_at = self.step
+
+    def end_with_epoch(self) -> None:
+        """Let the epoch at hand be the last one; a hook calls this before the others act."""
+        self.num_epochs = self.epoch
+        self.is_run_end = self.is_epoch_end
 
     def refresh_averages(self) -> None:
         """Recompute the BN statistics of the averages that ask for it and have moved since.
@@ -332,12 +334,6 @@ class Trainer:
             )
         return is_admitted
 
-    def _copy_statistics(self) -> list[Any]:
-        """Return copies of what a forward pass moves, where a step may be left out."""
-        if self._non_finite == "error" and self.scaler is None:
-            return []
-        return [tensor.clone() for _, tensor in self._statistics]
-
     def _accumulate_gradients(self, batches: Sequence[Any]) -> list[tuple[int, Any, Any]]:
         """Return the number of images, the loss and the right answers of each batch."""
         figures = []
@@ -377,14 +373,7 @@ class Trainer:
         """
         if self.scaler is not None:
             self.scaler.unscale_(self.optimizer)
-        gradients = ((name, p.grad) for name, p in self._parameters if not p.stop_gradient)
-        fault = self._gradient_check.first_non_finite(
-            (name, grad) for name, grad in gradients if grad is not None
-        )
-        # The gradients are the same on all ranks, what a forward pass moves is not.
-        fault = (
-            f"the gradient of {fault}" if fault else self._fault_of_any(self._statistics_fault())
-        )
+        fault = self.guard.find_fault(self.step + 1)
         if self.scaler is not None:
             # The scaler leaves out steps whose gradients overflowed and lowers its scale.
             self.scaler.step(self.optimizer)
@@ -392,46 +381,12 @@ class Trainer:
         elif fault is None:
             self.optimizer.step()
         if fault is not None:
-            for (_, tensor), copy in zip(self._statistics, kept):
-                tensor.copy_(copy, True)
-            # What was not finite before the step is no better for leaving it out.
-            self._require_finite(self._statistics[: len(kept)], "before the step")
-            self._require_finite(self._weights, "before the step")
-            self._count_skip(fault)
+            self.guard.leave_out(self.step + 1, fault, kept)
             return False
-        self.skips_in_a_row = 0
-        self._require_finite(self._weights, "after the update")
+        self.guard.require_finite_weights(self.step + 1)
+        if self.rounding is not None:
+            self.rounding.round_weights(self.step + 1)
         return True
-
-    def _require_finite(self, tensors: Sequence[tuple[str, Any]], when: str) -> None:
-        fault = self._weight_check.first_non_finite(tensors)
-        if fault is not None:
-            raise NonFiniteError(f"step {self.step + 1}: {fault} is not finite {when}")
-
-    def _statistics_fault(self) -> Optional[str]:
-        """Return the name of a BN statistic or buffer that the forward pass made non-finite."""
-        fault = self._statistics_check.first_non_finite(self._statistics)
-        if fault is not None and self.scaler is not None:
-            # The scaler looks at gradients only, and would step.
-            raise NonFiniteError(f"step {self.step + 1}: {fault} is not finite under AMP")
-        return fault
-
-    def _fault_of_any(self, fault: Optional[str]) -> Optional[str]:
-        """Return the fault of this rank, or that another has one, so that all do the same."""
-        if not self._statistics or ranks.num_ranks() == 1:
-            return fault
-        (num_faults,) = ranks.sum_of([float(fault is not None)])
-        return fault or ("a statistic of another process" if num_faults else None)
-
-    def _count_skip(self, fault: str) -> None:
-        self.skips_in_a_row += 1
-        text = f"step {self.step + 1}: {fault} is not finite"
-        # An overflow under AMP is how its scaler finds the scale.
-        if self._non_finite == "error" and self.scaler is None:
-            raise NonFiniteError(f"{text}; the weights before it stand")
-        if self.skips_in_a_row > self._max_skips:
-            raise NonFiniteError(f"{text}, {self.skips_in_a_row} steps in a row")
-        logger.warning("%s; the step is left out", text)
 
 
 def _mean_loss(figures: Sequence[tuple[int, Any, Any]]) -> float:
@@ -439,10 +394,3 @@ def _mean_loss(figures: Sequence[tuple[int, Any, Any]]) -> float:
     loss = sum(count * float(loss) for count, loss, _ in figures)
     loss, num_images = ranks.sum_of([loss, sum(count for count, *_ in figures)])
     return loss / num_images
-
-
-def _moving_buffers(model: Any) -> list[tuple[str, Any]]:
-    """Return what a forward pass may change: BN statistics and buffers, by name."""
-    statistics = batch_norm_statistics(model)
-    named = [item for item in model.named_parameters() if id(item[1]) in statistics]
-    return [*named, *model.named_buffers()]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
+from typing import Any, Mapping
 
 from ..averaging import ranks
 from ..plots import plot_curves
@@ -50,15 +51,24 @@ class SummaryHook(Hook):
         """Draw after the last step, all figures being in the record."""
         if not (trainer.is_run_end and ranks.is_first()):
             return
-        records = list(read_records(self._folder / METRICS))
-        path, best = self._folder / CURVES, self._evaluate.best
-        word = mark_of(self._evaluate.select)
-        plot_curves(records, self._title, path, best or None, word)
-        logger.info("curves drawn in %s", path)
-        text = "finished; nothing was evaluated"
-        if best:
-            text = (
-                f"{word}: {best['average']} of step {best['step']}, "
-                f"top1 {100 * best['top1']:.2f} %  loss {best['loss']:.4f}"
-            )
-        logger.info("%s: %s", self._folder, text, extra={"is_result": True})
+        evaluate = self._evaluate
+        draw_summary(self._folder, self._title, evaluate.best, evaluate.select, evaluate.note)
+
+
+def draw_summary(
+    folder: Path, title: str, best: Mapping[str, Any], select: str, note: str = ""
+) -> None:
+    """Draw the curves of a run, all figures being in its record; say which weights were best.
+
+    `best` has their `average`, `step` and figures, or nothing; `note` is said beside those.
+    """
+    word = mark_of(select)
+    plot_curves(list(read_records(folder / METRICS)), title, folder / CURVES, best or None, word)
+    logger.info("curves drawn in %s", folder / CURVES)
+    text = "finished; nothing was evaluated"
+    if best:
+        text = (
+            f"{word}: {best['average']} of step {best['step']}, "
+            f"top1 {100 * best['top1']:.2f} %  loss {best['loss']:.4f}{note}"
+        )
+    logger.info("%s: %s", folder, text, extra={"is_result": True})

@@ -84,8 +84,9 @@ class VisualDLView:
             # Beside a first figure, since VisualDL takes those without one for broken.
             given = self._options.hyperparameters.get(record["average"], {})
             curve.add_hyperparameters(given, _METRICS)
-        for kind in ("top1", "top2", "loss"):
-            curve.add_scalar(f"eval/{kind}", record[kind], step)
+        for kind in ("top1", "top2", "loss", "ece"):
+            # A run that earlier versions began has records without the last.
+            curve.add_scalar(f"eval/{kind}", record.get(kind), step)
 
     def show_weights(self, name: str, state: Mapping[str, Any], step: int) -> None:
         """Write a histogram of each tensor of floats."""

@@ -1,9 +1,10 @@
-"""Pictures of a run: curves, sweeps over widths, confusion matrices, mistakes."""
+"""Pictures of a run: curves, sweeps over widths, confusion matrices, reliability, mistakes."""
 
 from .compare import Run, plot_runs
 from .confusion import plot_confusion
 from .curves import SweepPoint, plot_curves, plot_sweep
 from .mistakes import Mistake, PixelScale, draw_mistakes, plot_mistakes
+from .reliability import plot_reliability
 
 __all__ = [
     "Mistake",
@@ -14,6 +15,7 @@ __all__ = [
     "plot_confusion",
     "plot_curves",
     "plot_mistakes",
+    "plot_reliability",
     "plot_runs",
     "plot_sweep",
 ]

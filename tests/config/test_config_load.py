@@ -6,7 +6,7 @@ import json
 
 import jsonschema
 import pytest
-from config_catalog import CATALOG, GOOD, Average, Digits
+from config_catalog import CATALOG, GOOD, Average, Digits, Rounding
 
 from ppema.config import ConfigError, json_schema, load_config, render
 from ppema.config.strict_yaml import parse_yaml, resolve_scalar
@@ -118,8 +118,17 @@ AWKWARD = (
 )
 
 
+def test_a_section_that_may_be_left_out_is_set_changed_and_taken_away(load):
+    assert load().Rounding is None
+    assert load().values()["Rounding"] is None
+    of_four = load("Rounding={name: Rounding}", "Rounding.bits=4")
+    assert (of_four.Rounding.cls, of_four.Rounding.arguments) == (Rounding, {"bits": 4})
+    assert of_four.values()["Rounding"] == {"name": "Rounding", "bits": 4}
+    assert load("Rounding={name: Rounding}", "Rounding=null").Rounding is None
+
+
 def test_a_dump_reads_back_as_the_same_config(load, tmp_path):
-    config = load(*AWKWARD)
+    config = load(*AWKWARD, "Rounding={name: Rounding, bits: 4}")
     (tmp_path / "main.yml").unlink()
     again = load(main=config.dump())
     assert again == config
@@ -143,6 +152,8 @@ def test_the_json_schema_takes_good_configs_and_refuses_bad_ones(load):
     good = load().values()
     assert list(validator.iter_errors(good)) == []
     assert list(validator.iter_errors({"_BASE_": ["a.yml"], "epoch": 3})) == []
+    for value in (None, {"name": "Rounding", "bits": 4}, {"bits": 4}):
+        assert list(validator.iter_errors({**good, "Rounding": value})) == []
     own = {**good, "Averages": {"ema": {"name": "my.nets.Mean", "any": 1}}}
     assert list(validator.iter_errors(own)) == []
     for key, value in [
@@ -153,6 +164,8 @@ def test_the_json_schema_takes_good_configs_and_refuses_bad_ones(load):
         ("Optimizer", {"name": "Adamm"}),
         ("Averages", {"ema": {"name": "Average", "decey": 0.9}}),
         ("Averages", {"ema": {"name": "Average", "decay": "high"}}),
+        ("Rounding", {"name": "Rounding", "bit": 4}),
+        ("Rounding", 8),
         ("TrainDataset", {"name": "Digits", "mode": "tran"}),
     ]:
         assert list(validator.iter_errors({**good, key: value})), (key, value)

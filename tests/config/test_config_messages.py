@@ -92,6 +92,11 @@ CASES = {
     ),
     "lenet.yml:14: select must be one of raw, best, ema, got 'emma'; did you mean 'ema'?": GOOD
     + "select: emma\n",
+    "lenet.yml:14: Rounding must be a mapping with a name, such as {name: …}, got 8": GOOD
+    + "Rounding: 8\n",
+    "lenet.yml:14: unknown key 'Rounding.bit'; did you mean 'bits'?": GOOD
+    + "Rounding: {name: Rounding, bit: 8}\n",
+    "lenet.yml:14: 'Rounding.name' is missing": GOOD + "Rounding: {bits: 8}\n",
     "lenet.yml:14: switch must be one of ema, got 'best'": GOOD + "switch: best\n",
 }
 

@@ -140,7 +140,7 @@ class Noted(Hook):
         self._notes = notes
 
     def after_step(self, trainer):
-        self._notes.append(trainer.skips_in_a_row)
+        self._notes.append(trainer.guard.skips_in_a_row)
 
 
 def gated():
@@ -221,5 +221,5 @@ def main(folder):
 
 
 if __name__ == "__main__":
-    with joined():
+    with joined("cpu"):
         main(sys.argv[1])

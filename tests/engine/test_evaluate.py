@@ -9,7 +9,7 @@ from trainers import all_bits, make_reader, make_trainer
 
 from ppema.engine.evaluate import choose, evaluate, evaluate_all, table
 from ppema.errors import NonFiniteError
-from ppema.metrics import Evaluation, num_correct, num_first_and_second
+from ppema.metrics import Evaluation, is_first_and_second, num_correct
 
 
 def test_the_figures_equal_numpy_s_over_all_images():
@@ -35,9 +35,9 @@ def test_one_search_counts_what_two_count_where_logits_are_equal_too(num_classes
     for _ in range(20):
         logits = paddle.to_tensor(random.randint(0, 3, [50, num_classes]).astype("float32"))
         label = paddle.to_tensor(random.randint(0, num_classes, [50]))
-        ranks = num_first_and_second(logits, label).tolist()
-        assert ranks[0] == int(num_correct(logits, label, 1))
-        assert sum(ranks) == int(num_correct(logits, label, 2))
+        ranks = is_first_and_second(logits, label).numpy()
+        assert ranks[:, 0].sum() == int(num_correct(logits, label, 1))
+        assert ranks.sum() == int(num_correct(logits, label, 2))
 
 
 def test_the_figures_are_read_from_the_device_at_the_end(monkeypatch):
@@ -124,16 +124,19 @@ def test_non_finite_weights_are_refused():
 
 
 def test_the_best_has_the_highest_top1_then_the_lower_loss_then_comes_first():
-    raw, ema = Evaluation(0.9, 0.95, 0.4), Evaluation(0.9, 0.95, 0.3)
+    raw, ema = Evaluation(0.9, 0.95, 0.4, 0.1), Evaluation(0.9, 0.95, 0.3, 0.2)
     assert choose({"raw": raw, "ema": ema}, "best") == "ema"
     assert choose({"raw": raw, "other": raw}, "best") == "raw"
-    assert choose({"raw": Evaluation(0.91, 0.92, 9.0), "ema": ema}, "best") == "raw"
+    assert choose({"raw": Evaluation(0.91, 0.92, 9.0, 0.5), "ema": ema}, "best") == "raw"
     assert choose({"raw": raw, "ema": ema}, "raw") == "raw"
 
 
 def test_figures_are_shown_in_percent_with_two_decimals():
-    evaluations = {"raw": Evaluation(0.9806, 1.0, 0.0712), "ema": Evaluation(0.98394, 0.995, 0.05)}
+    evaluations = {
+        "raw": Evaluation(0.9806, 1.0, 0.0712, 0.01239),
+        "ema": Evaluation(0.98394, 0.995, 0.05, 0.0004),
+    }
     assert table(evaluations, "ema").splitlines() == [
-        "raw  top1 98.06 %  top2 100.00 %  loss 0.0712",
-        "ema  top1 98.39 %  top2 99.50 %  loss 0.0500  <- best",
+        "raw  top1 98.06 %  top2 100.00 %  loss 0.0712  ece 1.24 %",
+        "ema  top1 98.39 %  top2 99.50 %  loss 0.0500  ece 0.04 %  <- best",
     ]

@@ -156,7 +156,7 @@ def test_visualdl_shows_one_tag_for_raw_and_every_average(tmp_path):
     train(tmp_path, vdl=tmp_path / "vdl")
     records = [r for r in read_records(tmp_path / "metrics.jsonl") if r["split"] == "eval"]
     for name in ("raw", "ema", "wide", "recomputed", "latest", "swa"):
-        for kind in ("top1", "top2", "loss"):
+        for kind in ("top1", "top2", "loss", "ece"):
             expected = [(r["step"], r[kind]) for r in records if r["average"] == name]
             found = read_scalars(tmp_path / "vdl" / name, f"eval/{kind}")
             assert found == [(step, pytest.approx(value)) for step, value in expected]

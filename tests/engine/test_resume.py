@@ -289,7 +289,7 @@ def test_random_numbers_that_paddle_takes_but_does_not_give_back_are_refused(mon
 
 
 def test_the_earlier_of_two_equal_evaluations_stays_the_best(tmp_path, monkeypatch):
-    same = {"raw": Evaluation(0.5, 0.6, 1.0), "ema": Evaluation(0.5, 0.6, 1.0)}
+    same = {"raw": Evaluation(0.5, 0.6, 1.0, 0.1), "ema": Evaluation(0.5, 0.6, 1.0, 0.1)}
     monkeypatch.setattr(hooks, "evaluate_all", lambda *_: same)
     trainer, store = saving_trainer(tmp_path, snapshot_iter=0)
     trainer.train()

@@ -236,8 +236,8 @@ def test_statistics_that_overflow_under_amp_end_the_run_whatever_the_policy():
         def update(self):
             pass
 
-    trainer.scaler = Scaler()
-    trainer._parameters = []  # gradients that are finite, as far as the scaler sees
+    trainer.scaler, trainer.guard._is_scaled = Scaler(), True
+    trainer.guard._parameters = []  # gradients that are finite, as far as the scaler sees
     with pytest.raises(NonFiniteError, match=r"step 2: bn\..* is not finite under AMP"):
         trainer.train()
 

@@ -46,7 +46,7 @@ def test_every_file_of_every_checkpoint_gives_the_figures_said_of_it(tmp_path):
 
 def test_a_worse_epoch_after_a_resume_does_not_become_the_best(tmp_path, monkeypatch):
     # PaddleClas: the best metric starts at 0 again. PaddleDetection, PaddleSeg, PaddleX likewise.
-    figures = iter([Evaluation(0.9, 0.95, 0.1), Evaluation(0.5, 0.6, 1.0)])
+    figures = iter([Evaluation(0.9, 0.95, 0.1, 0.0), Evaluation(0.5, 0.6, 1.0, 0.0)])
     monkeypatch.setattr(hooks, "evaluate_all", lambda *_: {"ema": next(figures)})
     trainer, store = saving_trainer(tmp_path, snapshot_iter=0)
     stop_after(trainer, 1)

@@ -26,7 +26,7 @@ def best_of_record(folder):
     records = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     evaluations = [record for record in records if record["split"] == "eval"]
     best = max(evaluations, key=rank)
-    return {key: best[key] for key in ("step", "average", "top1", "top2", "loss")}
+    return {key: best[key] for key in ("step", "average", "top1", "top2", "loss", "ece")}
 
 
 @pytest.mark.parametrize("stop", [None, 3, 5, 8, 10, 13])
@@ -57,7 +57,7 @@ def test_all_agree_on_the_winner(tmp_path, caplog, stop):
     model = trainer.model
     weights.load(weights.winner, model)
     found = evaluate(model, trainer.loss_fn, make_reader(20))
-    assert found.as_dict() == {key: expected[key] for key in ("top1", "top2", "loss")}
+    assert found.as_dict() == {key: expected[key] for key in ("top1", "top2", "loss", "ece")}
     file = read_weight_file(linked.path / f"{weights.winner}.pdparams".replace("raw", "model"))
     assert bits(file) == bits(model.state_dict())
 

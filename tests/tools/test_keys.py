@@ -17,7 +17,8 @@ from small_mnist import write_mnist
 
 from ppema import RunLength
 from ppema.builder import make_model, read_config
-from ppema.builder.parts import make_averages, make_optimizer
+from ppema.builder.parts import make_averages, make_optimizer, make_rounding
+from ppema.config import ConfigError
 
 FOLDER = Path("output/lenet_mnist")
 # One epoch of 29 steps, of images enough for them and no more: what is learned matters to no test.
@@ -157,6 +158,61 @@ def test_non_finite_and_max_skips(run_tool, config, tmp_path, monkeypatch):
         num_skips = result.out.count("is not finite; the step is left out")
         assert num_skips == (2 if len(keys) > 1 else 0)
         assert len(result.err.splitlines()) == (1 if code else 0)
+
+
+ROUNDING = "Rounding={name: BlockFloatingPoint, bits: 3, block: tensor}"
+
+FROZEN_NET = """
+from paddle.vision.models import LeNet
+
+class Net(LeNet):
+    def __init__(self):
+        super().__init__()
+        for parameter in self.parameters():
+            parameter.stop_gradient = True
+"""
+
+
+def test_rounding_leaves_few_values_and_a_resumed_run_says_what_changed(train):
+    result = train("snapshot_iter=10", "keep_checkpoint_max=99", ROUNDING)
+    said = "weights are rounded after each step: BlockFloatingPoint(bits=3, block='tensor')"
+    assert said in result.out
+    assert manifest()["config_values"]["Rounding"]["bits"] == 3
+    weights = paddle.load(str(FOLDER / "model_final/model.pdparams"))
+    assert all(len(tensor.unique()) <= 8 for tensor in weights.values())
+    start = str(FOLDER / "step_000000010")
+    changed = train(ROUNDING, "Rounding.bits=4", flags=("-r", start, "--overwrite"))
+    assert "changed since then: Rounding.bits was 3, is 4" in changed.out
+    weights = paddle.load(str(FOLDER / "model_final/model.pdparams"))
+    assert 8 < max(len(tensor.unique()) for tensor in weights.values()) <= 16
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        (["Rounding.bits=17"], "Rounding.bits: Rounding.bits must be a whole number from 2 to 16"),
+        (["Rounding.block=column"], "Rounding.block: Rounding.block must be one of row, tensor, "),
+        (["Rounding.seed=3"], "Rounding.seed: 'Rounding.seed' is set by ppema; leave it out"),
+        (["Model.name=frozen_net.Net"], "Rounding: Rounding (BlockFloatingPoint): nothing"),
+    ],
+)
+def test_a_rounding_that_cannot_be_is_refused(run_tool, config, monkeypatch, keys, message):
+    Path("frozen_net.py").write_text(FROZEN_NET)
+    monkeypatch.syspath_prepend(str(Path.cwd()))
+    for flag in ("--check", "--eval"):
+        result = run_tool("train", "-c", config("lenet_mnist"), flag, "-o", *SHORT, ROUNDING, *keys)
+        assert result.code == 2
+        (line,) = result.err.splitlines()
+        assert line.startswith(f"-o {message}")
+
+
+def test_rounding_and_weights_of_half_precision_exclude_each_other(config):
+    keys = [ROUNDING, "amp=O2"]
+    o2 = read_config(str(config("lenet_mnist")), keys)
+    with pytest.raises(ConfigError, match=r"^-o amp: amp is O2, .*; set amp: O1 or off, or Round"):
+        make_rounding(o2, make_model(o2))
+    o1 = read_config(str(config("lenet_mnist")), [ROUNDING, "amp=O1"])
+    assert make_rounding(o1, make_model(o1)) is not None
 
 
 def test_max_loss_and_max_loss_ratio_leave_steps_out_of_the_averages(train):

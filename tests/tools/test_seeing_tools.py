@@ -52,7 +52,9 @@ def test_a_quiet_run_says_what_was_best_and_its_log_has_all(home):
     said = (home / "said.txt").read_text().splitlines()
     assert len(said) == 1
     assert re.search(
-        r"output/lenet_digits: best: \w+ of step \d+, top1 [\d.]+ %  loss [\d.]+$", said[0]
+        r"output/lenet_digits: best: \w+ of step \d+, top1 [\d.]+ %  loss [\d.]+ "
+        r"\(on the embedded UCI digits, not MNIST\)$",
+        said[0],
     )
     assert "INFO: Epoch: [1/2]" in (home / FOLDER / "train.log").read_text()
 
@@ -68,7 +70,8 @@ def test_plots_are_of_the_run_s_winner_and_named(run_there, config):
     result = run_there("eval", "-c", config("lenet_digits"), "--plots")
     assert result.code == 0, result.err
     winner = json.loads((FOLDER / "best_model/manifest.json").read_text())["winner"]
-    files = [FOLDER / "plots" / f"{winner}_{kind}.png" for kind in ("confusion", "mistakes")]
+    kinds = ("confusion", "reliability", "mistakes")
+    files = [FOLDER / "plots" / f"{winner}_{kind}.png" for kind in kinds]
     assert result.out.splitlines()[-1] == f"{winner} drawn: {', '.join(map(str, files))}"
     for file in files:
         with Image.open(file) as image:
@@ -79,7 +82,7 @@ def test_plots_are_of_the_average_and_in_the_folder_that_were_named(run_there, c
     arguments = ("--average", "raw", "--plots", "elsewhere")
     assert run_there("eval", "-c", config("lenet_digits"), *arguments).code == 0
     assert {file.name for file in Path("elsewhere").iterdir()} == {
-        *("raw_confusion.png", "raw_mistakes.png"),
+        *("raw_confusion.png", "raw_mistakes.png", "raw_reliability.png"),
     }
 
 
