@@ -46,10 +46,10 @@ def test_the_command_trains_in_two_processes(tmp_path):
 
 
 def test_two_ranks_have_the_same_average_of_other_images(tmp_path):
-    (code,) = re.findall(r"```python\n(.*?)```", PAGE, re.S)
+    code, spread = re.findall(r"```python\n(.*?)```", PAGE, re.S)
     (command,) = (text for text in COMMANDS if "loop.py" in text)
     # Its own images make the weights of a rank alone other ones.
-    (tmp_path / "loop.py").write_text(code)
+    (tmp_path / "loop.py").write_text(code + spread)
     (tmp_path / "alone.py").write_text(code.replace("ema_{dist.get_rank()}", "alone"))
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
     for arguments in (
@@ -60,9 +60,13 @@ def test_two_ranks_have_the_same_average_of_other_images(tmp_path):
             arguments, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120
         )
         assert result.returncode == 0, result.stderr[-2000:]
-    first, second, alone = (
-        paddle.load(str(tmp_path / f"{name}.pdparams")) for name in ("ema_0", "ema_1", "alone")
+    first, second, alone, whole = (
+        paddle.load(str(tmp_path / f"{name}.pdparams"))
+        for name in ("ema_0", "ema_1", "alone", "spread")
     )
     for name, tensor in first.items():
         np.testing.assert_array_equal(tensor.numpy(), second[name].numpy(), name)
     assert any((first[name] != alone[name]).any() for name in first)
+    assert {name: tensor.shape for name, tensor in whole.items()} == {
+        name: tensor.shape for name, tensor in first.items()
+    }

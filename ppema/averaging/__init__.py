@@ -13,6 +13,8 @@ from .lawa import LatestWeightAverage
 from .posthoc import PowerFunctionEMA, posthoc_coefficients, posthoc_residual
 from .profile import sigma_rel_to_gamma
 from .schedule_state import schedule_state, set_schedule_state
+from .sharded import ShardedAverage
+from .slices import FlatSlices
 from .soup import GreedySoup, combine_states, greedy_soup, uniform_soup
 from .swa import StochasticWeightAverage
 from .swa_lr import SWALR, CyclicSWALR
@@ -40,11 +42,13 @@ __all__ = [
     "Diagnostics",
     "ExponentialMovingAverage",
     "ExponentialMovingAverageModel",
+    "FlatSlices",
     "GreedySoup",
     "LatestWeightAverage",
     "LossGate",
     "PowerFunctionEMA",
     "RunLength",
+    "ShardedAverage",
     "StochasticWeightAverage",
     "WeightAverage",
     "combine_states",

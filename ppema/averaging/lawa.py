@@ -6,6 +6,7 @@ from typing import Any, ClassVar, Mapping, Optional, Sequence
 
 import paddle
 
+from . import ranks
 from .average import WeightAverage
 from .decay import require_whole
 from .fit import Counters, describe_misfit, require_tensors
@@ -96,6 +97,16 @@ class LatestWeightAverage(WeightAverage):
         self._store.set_mean(self._snapshots)
         self._counters["initial_share"] = 0.0
         self._counters["share_squares"] = 1.0 / len(self._snapshots)
+
+    def all_reduce_statistics(self) -> None:
+        """Make BN statistics, those of the snapshots too, their mean over all processes.
+
+        Raises:
+            RuntimeError: the average is applied at the moment.
+        """
+        super().all_reduce_statistics()
+        names = list(self._store.statistics())
+        ranks.all_reduce_mean([s[name] for s in self._snapshots for name in names])
 
     def state_dict(self) -> dict[str, Any]:
         """Return all that an exact continuation needs, the snapshots too, oldest first."""

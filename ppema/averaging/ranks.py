@@ -13,6 +13,8 @@ from typing import Any, Iterator, Sequence
 import paddle
 import paddle.distributed as dist
 
+from .place import at_place
+
 # What the launcher tells each process before Paddle is there.
 _LOCAL_SIZE = "PADDLE_LOCAL_SIZE"
 
@@ -66,7 +68,7 @@ def all_reduce_sum(tensors: Sequence[Any]) -> None:
     with paddle.no_grad():
         for dtype in dict.fromkeys(tensor.dtype for tensor in tensors):
             alike = [tensor for tensor in tensors if tensor.dtype == dtype]
-            sent = paddle.concat([tensor.detach().reshape([-1]) for tensor in alike])
+            sent = _flat_to_send(alike)
             dist.all_reduce(sent)
             received = paddle.split(sent, [tensor.size for tensor in alike])
             for tensor, total in zip(alike, received):
@@ -117,10 +119,38 @@ def broadcast_tensor(tensor: Any) -> None:
         dist.broadcast(tensor, src=0)
 
 
+def broadcast_tensors(tensors: Sequence[Any], source: int) -> None:
+    """Give tensors, of any shape and place, the values that they have on the rank `source`.
+
+    Those of a dtype are sent together.
+    """
+    if num_ranks() == 1:
+        return
+    is_source = rank() == source
+    with paddle.no_grad():
+        for dtype in dict.fromkeys(tensor.dtype for tensor in tensors if tensor.size):
+            alike = [tensor for tensor in tensors if tensor.dtype == dtype and tensor.size]
+            if is_source:
+                sent = _flat_to_send(alike)
+            else:
+                sent = paddle.empty([sum(tensor.size for tensor in alike)], dtype)
+            dist.broadcast(sent, src=source)
+            if not is_source:
+                received = paddle.split(sent, [tensor.size for tensor in alike])
+                for tensor, values in zip(alike, received):
+                    tensor.copy_(values.reshape(tensor.shape), True)
+
+
 def barrier() -> None:
     """Wait until all ranks are here."""
     if num_ranks() > 1:
         dist.barrier()
+
+
+def _flat_to_send(tensors: Sequence[Any]) -> Any:
+    flat = paddle.concat([tensor.detach().reshape([-1]) for tensor in tensors])
+    # NCCL sends from a GPU only, where an average need not lie.
+    return at_place(flat, paddle.framework._current_expected_place())
 
 
 def _reduced(values: Sequence[float], operation: Any) -> list[float]:
