@@ -10,7 +10,7 @@ from .remote import Remote
 from .timing import can_hold_to_one_core
 
 # One thread computes, as only one core is there for it.
-_THREADS = {name: "1" for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
+_THREADS = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
 
 
 class RankGroup:
@@ -63,7 +63,6 @@ def _environments(num_ranks: int) -> list[dict[str, str]]:
     endpoints = [f"127.0.0.1:{port}" for port in _free_ports(num_ranks + 1)]
     common = {
         **_THREADS,
-        "PADDLE_DISTRI_BACKEND": "gloo",
         "PADDLE_MASTER": endpoints.pop(),
         "PADDLE_TRAINERS_NUM": str(num_ranks),
         "PADDLE_LOCAL_SIZE": str(num_ranks),

@@ -105,8 +105,8 @@ def train_by_ppema(archives: Archives, pacer: Pacer, save_dir: str, fast_cpu: st
 
 def train_in_ranks(archives: Archives, pacer: Pacer, save_dir: str, batch_size: str) -> None:
     """Train as tools/train.py does, as one of the processes that were started together."""
-    more = [f"epoch={_NUM_EPOCHS}", f"TrainReader.batch_size={batch_size}"]
-    with builder.joined():
+    more = [f"epoch={_NUM_EPOCHS}", f"TrainReader.batch_size={batch_size}", "use_gpu=false"]
+    with builder.joined("cpu"):
         signals = builder.make_signals()
         trainer = make_trainer(archives, save_dir, more, signals)
         trainer.hooks.append(pacer)
