@@ -75,6 +75,23 @@ def all_reduce_sum(tensors: Sequence[Any]) -> None:
                 tensor.copy_(total.reshape(tensor.shape), True)
 
 
+def mean_of_two(tensors: Sequence[Any]) -> None:
+    """Replace each tensor by its mean over two ranks, as `all_reduce_mean` does to the same bits.
+
+    By one message each way, where an all-reduce takes many: quicker for few bytes on gloo.
+    """
+    with paddle.no_grad():
+        for dtype in dict.fromkeys(tensor.dtype for tensor in tensors):
+            alike = [tensor for tensor in tensors if tensor.dtype == dtype]
+            sums = [_flat_to_send(alike), None]
+            sums[1] = paddle.empty_like(sums[0])
+            for source in (0, 1):
+                dist.broadcast(sums[int(source != rank())], src=source)
+            mean = sums[0].add_(sums[1]).scale_(0.5)
+            for tensor, part in zip(alike, paddle.split(mean, [tensor.size for tensor in alike])):
+                tensor.copy_(part.reshape(tensor.shape), True)
+
+
 def all_reduce_mean(tensors: Sequence[Any]) -> None:
     """Replace each floating-point tensor by its mean over all ranks."""
     if num_ranks() == 1:

@@ -49,6 +49,22 @@ def test_they_compute_what_one_process_does(of_ranks, name, accumulate_steps):
         np.testing.assert_allclose(first["weights"][tensor], values, atol=1e-6, err_msg=tensor)
 
 
+def test_broadcasts_give_the_bits_of_data_parallel(of_ranks):
+    for found in of_ranks:
+        (is_by_broadcasts, one), (is_other, other) = found["exchanged_both_ways"]
+        assert (is_by_broadcasts, is_other) == (False, True)
+        assert one == other
+
+
+def test_a_parameter_without_a_gradient_is_an_error_that_says_what_to_set(of_ranks):
+    expected = (
+        "find_unused_parameters is false, but the loss does not depend on unused.weight; "
+        "set find_unused_parameters: true"
+    )
+    for found in of_ranks:
+        assert found["unused"] == [expected, ""]
+
+
 def test_their_statistics_are_brought_together_and_each_average_is_then_the_same(of_ranks):
     first, second = (found["with_batch_norm"] for found in of_ranks)
     assert first["own_mean"] != second["own_mean"]
