@@ -8,6 +8,7 @@ from typing import Any, ContextManager
 import paddle
 
 from ..averaging import ranks
+from ..averaging.views import is_viewable
 from ..errors import ConfigError
 
 # Up to about so many bytes, two broadcasts by gloo take half the time of its all-reduce, which is a
@@ -61,7 +62,10 @@ class GradientExchange:
                     f"find_unused_parameters is false, but the loss does not depend on {name}; "
                     "set find_unused_parameters: true"
                 )
-        ranks.mean_of_two([gradient for _, gradient in trained])
+        gradients = [gradient for _, gradient in trained]
+        # One that a transposed weight got need not lie in one piece; it does so on no rank.
+        is_viewed = all(map(is_viewable, gradients))
+        (ranks.mean_of_two if is_viewed else ranks.all_reduce_mean)(gradients)
 
 
 def _is_small(model: Any) -> bool:
@@ -73,6 +77,7 @@ def _is_small(model: Any) -> bool:
     return (
         ranks.num_ranks() == 2
         and not is_sparse
-        and all(p.place.is_cpu_place() for p in parameters)
+        and all(map(is_viewable, parameters))
+        and len({p.dtype for p in parameters}) == 1
         and num_bytes <= _FEW_BYTES
     )

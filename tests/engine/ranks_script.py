@@ -78,20 +78,32 @@ def plain(accumulate_steps):
     return {"losses": losses.losses, "weights": weights(trainer)}
 
 
-def plain_trainer(reader, losses, accumulate_steps):
+def plain_trainer(reader, losses, accumulate_steps, network=PlainNet):
     """Return a trainer by SGD: Adam makes much of a gradient's last digits where it is near 0."""
-    options = {"network": PlainNet, "with_schedule": False, "accumulate_steps": accumulate_steps}
+    options = {"network": network, "with_schedule": False, "accumulate_steps": accumulate_steps}
     trainer = make_trainer(reader, [losses], **options)
     trainer.optimizer = paddle.optimizer.SGD(0.05, parameters=trainer.model.parameters())
     return trainer
 
 
-def exchanged_both_ways():
+class TurnedNet(PlainNet):
+    """A network one of whose gradients does not lie in one piece, as its weight is turned."""
+
+    def __init__(self):
+        super().__init__()
+        self.body = self.body[:3]
+        self.turned = self.create_parameter([10, 16])
+
+    def forward(self, image):
+        return self.body(image) @ self.turned.t()
+
+
+def exchanged_both_ways(network):
     """Make gradients the mean by DataParallel alone, and by broadcasts, over two batches a step."""
     found = []
     for few_bytes in (0, gradients._FEW_BYTES):
         with unittest.mock.patch.object(gradients, "_FEW_BYTES", few_bytes):
-            trainer = plain_trainer(shared_reader(41, 8), Losses(), accumulate_steps=2)
+            trainer = plain_trainer(shared_reader(41, 8), Losses(), 2, network)
         trainer.train()
         found.append([trainer._exchange._by_broadcasts, digest(trainer)])
     return found
@@ -244,7 +256,7 @@ def main(folder):
     found = {
         "plain": plain(accumulate_steps=1),
         "accumulated": plain(accumulate_steps=2),
-        "exchanged_both_ways": exchanged_both_ways(),
+        "exchanged_both_ways": [exchanged_both_ways(net) for net in (PlainNet, TurnedNet)],
         "unused": [unused(find_unused_parameters=wanted) for wanted in (False, True)],
         "with_batch_norm": with_batch_norm(),
         "nan_of_one_rank": nan_of_one_rank(),

@@ -49,11 +49,12 @@ def test_they_compute_what_one_process_does(of_ranks, name, accumulate_steps):
         np.testing.assert_allclose(first["weights"][tensor], values, atol=1e-6, err_msg=tensor)
 
 
-def test_broadcasts_give_the_bits_of_data_parallel(of_ranks):
+@pytest.mark.parametrize("network", [0, 1], ids=["plain", "turned"])
+def test_broadcasts_give_the_bits_of_data_parallel(of_ranks, network):
     for found in of_ranks:
-        (is_by_broadcasts, one), (is_other, other) = found["exchanged_both_ways"]
-        assert (is_by_broadcasts, is_other) == (False, True)
-        assert one == other
+        by_data_parallel, by_broadcasts = found["exchanged_both_ways"][network]
+        assert (by_data_parallel[0], by_broadcasts[0]) == (False, True)
+        assert by_data_parallel[1] == by_broadcasts[1]
 
 
 def test_a_parameter_without_a_gradient_is_an_error_that_says_what_to_set(of_ranks):
