@@ -55,17 +55,17 @@ class GradientExchange:
         """
         if not self._by_broadcasts:
             return
-        trained = [(name, p.grad) for name, p in self._parameters if not p.stop_gradient]
-        for name, gradient in trained:
-            if gradient is None:
+        trained = [(name, p) for name, p in self._parameters if not p.stop_gradient]
+        for name, parameter in trained:
+            if parameter.grad is None:
                 raise ConfigError(
                     f"find_unused_parameters is false, but the loss does not depend on {name}; "
                     "set find_unused_parameters: true"
                 )
-        gradients = [gradient for _, gradient in trained]
-        # One that a transposed weight got need not lie in one piece; it does so on no rank.
-        is_viewed = all(map(is_viewable, gradients))
-        (ranks.mean_of_two if is_viewed else ranks.all_reduce_mean)(gradients)
+            if not parameter.grad.is_contiguous():
+                # That of a weight that was turned lies as the turned one, if not on every rank.
+                parameter.grad = parameter.grad.contiguous()
+        ranks.mean_of_two([parameter.grad for _, parameter in trained])
 
 
 def _is_small(model: Any) -> bool:
