@@ -25,6 +25,7 @@ SUBJECTS = {
     "swap": "an average put into the model and taken out",
     "checkpoint": "a checkpoint and the finite check",
     "memory": "what an average takes beside the model",
+    "processes": "several processes of one thread each, and an average in each",
 }
 ALL = "all"
 

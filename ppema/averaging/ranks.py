@@ -10,10 +10,12 @@ import contextlib
 import os
 from typing import Any, Iterator, Sequence
 
+import numpy as np
 import paddle
 import paddle.distributed as dist
 
 from .place import at_place
+from .views import flat_view
 
 # What the launcher tells each process before Paddle is there.
 _LOCAL_SIZE = "PADDLE_LOCAL_SIZE"
@@ -73,6 +75,29 @@ def all_reduce_sum(tensors: Sequence[Any]) -> None:
             received = paddle.split(sent, [tensor.size for tensor in alike])
             for tensor, total in zip(alike, received):
                 tensor.copy_(total.reshape(tensor.shape), True)
+
+
+def mean_of_two(tensors: Sequence[Any]) -> None:
+    """Replace each tensor by its mean over two ranks, as `all_reduce_mean` does to the same bits.
+
+    By one message each way, where an all-reduce takes many: quicker for few bytes on gloo.
+
+    Args:
+        tensors: viewable ones of one dtype.
+    """
+    # By NumPy, as Paddle's operations on ten small tensors take as long as the messages.
+    views = [flat_view(tensor) for tensor in tensors]
+    own, other = (paddle.empty([sum(map(len, views))], tensors[0].dtype) for _ in range(2))
+    mean = flat_view(own)
+    np.concatenate(views, out=mean)
+    for source in (0, 1):
+        dist.broadcast(own if source == rank() else other, src=source)
+    np.add(mean, flat_view(other), mean)
+    np.multiply(mean, mean.dtype.type(0.5), mean)
+    start = 0
+    for view in views:
+        view[:] = mean[start : start + len(view)]
+        start += len(view)
 
 
 def all_reduce_mean(tensors: Sequence[Any]) -> None:

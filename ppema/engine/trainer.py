@@ -18,6 +18,7 @@ from ..metrics import num_correct
 from ..progress import track
 from ..stop_signals import StopRequest, leave_if_asked, watched
 from .finite_guard import FiniteGuard, NonFinitePolicy
+from .gradients import GradientExchange
 from .totals import Totals
 
 logger = logging.getLogger(__name__)
@@ -130,12 +131,7 @@ class Trainer:
         self.num_epochs, self.lr_scheduler = num_epochs, lr_scheduler
         self.gate, self.rounding = gate, rounding
         self.fast_layers = FastLayers(model, fast_cpu)
-        # What a step runs; of several ranks, it makes the gradients the mean of all.
-        self._parallel = model
-        if ranks.num_ranks() > 1:
-            self._parallel = paddle.DataParallel(
-                model, find_unused_parameters=find_unused_parameters
-            )
+        self._exchange = GradientExchange(model, find_unused_parameters)
         self.scaler = paddle.amp.GradScaler() if amp != "off" else None
         self.step, self.epoch, self.step_in_epoch, self.samples = 0, 1, 0, 0
         self.is_epoch_end = self.is_run_end = False
@@ -344,22 +340,17 @@ class Trainer:
             # Weighted by images, so that k batches give the gradient of one k times as large; and
             # k ranks, whose mean is taken.
             weight = count * ranks.num_ranks() / total
-            with self._unexchanged(batch is not batches[-1]):
+            with self._exchange.kept(batch is not batches[-1]):
                 with self._autocast():
-                    logits = self._parallel(image)
+                    logits = self._exchange.forward(image)
                     loss = self.loss_fn(logits, label)
                 share = loss if weight == 1.0 else loss * weight
                 (self.scaler.scale(share) if self.scaler else share).backward()
             if count:
                 with paddle.no_grad():
                     figures.append((count, loss.detach(), num_correct(logits, label, 1)))
+        self._exchange.finish()
         return figures
-
-    def _unexchanged(self, is_more_to_come: bool) -> Any:
-        """Return a block whose gradients are kept here; those of the last batch take them along."""
-        if is_more_to_come and ranks.num_ranks() > 1:
-            return self._parallel.no_sync()
-        return contextlib.nullcontext()
 
     def _autocast(self) -> Any:
         if self._amp == "off":

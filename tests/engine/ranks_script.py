@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import sys
+import unittest.mock
 
 import numpy as np
 import paddle
@@ -12,11 +13,12 @@ from trainers import make_reader, make_trainer
 
 from ppema.averaging import BlockFloatingPoint, LossGate, ranks
 from ppema.builder.processes import joined
+from ppema.engine import gradients
 from ppema.engine.agreement import RanksDifferError, SignalAgreement, require_same_weights
 from ppema.engine.evaluate import evaluate, evaluate_all
 from ppema.engine.predictions import Predictions
 from ppema.engine.trainer import Hook
-from ppema.errors import NonFiniteError
+from ppema.errors import ConfigError, NonFiniteError
 from ppema.stop_signals import StopRequest, StopSignals, watched
 
 
@@ -67,21 +69,70 @@ def digest(trainer):
     return hashlib.sha256(json.dumps(weights(trainer)).encode()).hexdigest()
 
 
-def plain(accumulate_steps):
+def plain(accumulate_steps, network=PlainNet):
     """Train without BN: 41 images in batches of 8, the last of one image, which one rank has."""
     losses = Losses()
-    trainer = plain_trainer(shared_reader(41, 8), losses, accumulate_steps)
+    trainer = plain_trainer(shared_reader(41, 8), losses, accumulate_steps, network)
     trainer.train()
     trainer.refresh_averages()
     return {"losses": losses.losses, "weights": weights(trainer)}
 
 
-def plain_trainer(reader, losses, accumulate_steps):
+def plain_trainer(reader, losses, accumulate_steps, network=PlainNet):
     """Return a trainer by SGD: Adam makes much of a gradient's last digits where it is near 0."""
-    options = {"network": PlainNet, "with_schedule": False, "accumulate_steps": accumulate_steps}
+    options = {"network": network, "with_schedule": False, "accumulate_steps": accumulate_steps}
     trainer = make_trainer(reader, [losses], **options)
     trainer.optimizer = paddle.optimizer.SGD(0.05, parameters=trainer.model.parameters())
     return trainer
+
+
+class TurnedNet(PlainNet):
+    """A network whose last gradient lies in memory by columns on the second rank alone."""
+
+    def __init__(self):
+        super().__init__()
+        self.body = self.body[:3]
+        self.turned = self.create_parameter([10, 16])
+
+    def forward(self, image):
+        hidden = self.body(image)
+        if ranks.rank() == 0:
+            return paddle.matmul(hidden, self.turned, transpose_y=True)
+        return hidden @ self.turned.t()
+
+
+def exchanged_both_ways():
+    """Make gradients the mean by DataParallel alone, and by broadcasts, over two batches a step."""
+    found = []
+    for few_bytes in (0, gradients._FEW_BYTES):
+        with unittest.mock.patch.object(gradients, "_FEW_BYTES", few_bytes):
+            trainer = plain_trainer(shared_reader(41, 8), Losses(), 2)
+        trainer.train()
+        found.append([trainer._exchange._by_broadcasts, digest(trainer)])
+    return found
+
+
+class HalfUsed(PlainNet):
+    """A network of which a part does not reach the loss."""
+
+    def __init__(self):
+        super().__init__()
+        self.unused = paddle.nn.Linear(3, 3)
+
+
+def unused(find_unused_parameters):
+    """Train a network of which a part is not used."""
+    trainer = make_trainer(
+        shared_reader(40, 8),
+        network=HalfUsed,
+        find_unused_parameters=find_unused_parameters,
+        num_epochs=1,
+    )
+    try:
+        trainer.train()
+    except ConfigError as error:
+        return str(error)
+    return ""
 
 
 def with_batch_norm():
@@ -216,6 +267,9 @@ def main(folder):
     found = {
         "plain": plain(accumulate_steps=1),
         "accumulated": plain(accumulate_steps=2),
+        "turned": plain(accumulate_steps=1, network=TurnedNet),
+        "exchanged_both_ways": exchanged_both_ways(),
+        "unused": [unused(find_unused_parameters=wanted) for wanted in (False, True)],
         "with_batch_norm": with_batch_norm(),
         "nan_of_one_rank": nan_of_one_rank(),
         "gated": gated(),

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from ranks_script import Losses, plain_trainer, weights
+from ranks_script import Losses, PlainNet, TurnedNet, plain_trainer, weights
 from trainers import make_reader
 
 TESTS = Path(__file__).resolve().parents[1]
@@ -35,10 +35,13 @@ def of_ranks(tmp_path_factory):
     return [json.loads(file.read_text()) for file in files]
 
 
-@pytest.mark.parametrize(("name", "accumulate_steps"), [("plain", 1), ("accumulated", 2)])
-def test_they_compute_what_one_process_does(of_ranks, name, accumulate_steps):
+@pytest.mark.parametrize(
+    ("name", "accumulate_steps", "network"),
+    [("plain", 1, PlainNet), ("accumulated", 2, PlainNet), ("turned", 1, TurnedNet)],
+)
+def test_they_compute_what_one_process_does(of_ranks, name, accumulate_steps, network):
     losses = Losses()
-    trainer = plain_trainer(make_reader(41, 8), losses, accumulate_steps)
+    trainer = plain_trainer(make_reader(41, 8), losses, accumulate_steps, network)
     trainer.train()
     first, second = (found[name] for found in of_ranks)
     assert first == second
@@ -47,6 +50,22 @@ def test_they_compute_what_one_process_does(of_ranks, name, accumulate_steps):
     assert list(first["weights"]) == list(alone)
     for tensor, values in alone.items():
         np.testing.assert_allclose(first["weights"][tensor], values, atol=1e-6, err_msg=tensor)
+
+
+def test_broadcasts_give_the_bits_of_data_parallel(of_ranks):
+    for found in of_ranks:
+        by_data_parallel, by_broadcasts = found["exchanged_both_ways"]
+        assert (by_data_parallel[0], by_broadcasts[0]) == (False, True)
+        assert by_data_parallel[1] == by_broadcasts[1]
+
+
+def test_a_parameter_without_a_gradient_is_an_error_that_says_what_to_set(of_ranks):
+    expected = (
+        "find_unused_parameters is false, but the loss does not depend on unused.weight; "
+        "set find_unused_parameters: true"
+    )
+    for found in of_ranks:
+        assert found["unused"] == [expected, ""]
 
 
 def test_their_statistics_are_brought_together_and_each_average_is_then_the_same(of_ranks):

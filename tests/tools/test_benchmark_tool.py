@@ -11,6 +11,7 @@ import shlex
 import statistics
 import subprocess
 import sys
+from pathlib import Path
 
 import jsonschema
 import numpy as np
@@ -25,14 +26,17 @@ import benchmark as benchmark_tool  # noqa: E402
 from benchmarks import allocated, limit, picture, report, resident, rivals, shapes, timing  # noqa: E402
 from benchmarks.data import open_archives  # noqa: E402
 from benchmarks.paths import by_kernels  # noqa: E402
+from benchmarks.rank_group import RankGroup  # noqa: E402
 from benchmarks.remote import Remote, RemoteError  # noqa: E402
 from benchmarks.rows import Findings, Reach, Row, ratios_of  # noqa: E402
 from benchmarks.settings import Settings  # noqa: E402
-from benchmarks.subjects import step  # noqa: E402
+from benchmarks.subjects import processes, step  # noqa: E402
 
 from ppema.averaging import kernels  # noqa: E402
 
-SUBJECTS = ("update", "growth", "step", "train", "eval", "swap", "checkpoint", "memory")
+SUBJECTS = (
+    *("update", "growth", "step", "train", "eval", "swap", "checkpoint", "memory", "processes"),
+)
 # What must stand in the table of each subject, where Linux and numba are there.
 ROWS = {
     "update": [
@@ -52,6 +56,12 @@ ROWS = {
     "swap": ["the copied NumPy class", "ppema"],
     "checkpoint": ["paddle.save of the same, not synced", "the finite check in it"],
     "memory": ["ppema's shadows", "apply and restore", "saving a checkpoint"],
+    "processes": [
+        "1 process of 64",
+        "2 processes of 32",
+        "2 processes, each its part",
+        "gathering the spread average",
+    ],
 }
 NUMBERS = {"type": "array", "items": {"type": "number"}}
 ROW = {
@@ -211,6 +221,17 @@ def test_the_figures_follow_from_the_samples(facts):
 def test_fast_layers_gave_the_same_bits(facts):
     (row,) = (row for row in facts["subjects"]["step"]["rows"] if row["unit"] == "weights")
     assert row["samples"] == [0.0]
+
+
+def test_a_spread_average_is_smaller_by_what_others_have(facts):
+    rows = {
+        row["name"]: row["median"]
+        for row in facts["subjects"]["processes"]["rows"]
+        if row["group"].startswith("bytes of the average")
+    }
+    # All of LeNet; of two processes, the fullest has the weights of its largest layer.
+    assert rows["2 processes, each the whole"] == pytest.approx(4 * 61_610 / 1e6, rel=0.01)
+    assert rows["2 processes, each its part"] == pytest.approx(4 * 48_000 / 1e6, rel=0.01)
 
 
 def test_the_picture_is_a_png_of_some_size(quick):
@@ -470,6 +491,39 @@ def test_a_process_that_fails_is_an_error_that_says_why():
             remote.ask("block", steps=1)
     finally:
         remote.close()
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/environ"), reason="needs Linux")
+def test_each_rank_is_told_its_number_and_held_to_a_core():
+    cores = sorted(os.sched_getaffinity(0))
+    # It is ended before it has imported anything.
+    group = RankGroup("train_process", "ranks", "/no/such/folder", "x", "64", num_ranks=3)
+    try:
+        found = []
+        for remote in group._remotes:
+            pid = remote._process.pid
+            assert os.sched_getaffinity(pid) == {cores[len(found) % len(cores)]}
+            pairs = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+            found.append(dict(pair.decode().split("=", 1) for pair in pairs if pair))
+    finally:
+        group.close()
+    assert [each["PADDLE_TRAINER_ID"] for each in found] == ["0", "1", "2"]
+    assert {each["PADDLE_TRAINERS_NUM"] for each in found} == {"3"}
+    assert {each["OMP_NUM_THREADS"] for each in found} == {"1"}
+    (endpoints,) = {each["PADDLE_TRAINER_ENDPOINTS"] for each in found}
+    assert endpoints.split(",") == [each["PADDLE_CURRENT_ENDPOINT"] for each in found]
+    (store,) = {each["PADDLE_MASTER"] for each in found}
+    assert len({store, *endpoints.split(",")}) == 4
+
+
+def test_images_a_second_are_those_of_the_slowest_of_all_processes():
+    class Group:
+        def ask(self, do, steps):
+            return [1.5, 2.0]
+
+    training = processes._Training(num_ranks=2, batch_size=96)
+    # Ten steps of 192 images in two seconds: of 64 images, a fifteenth.
+    assert processes._block(Group(), training, 10)() == pytest.approx(1 / 15)
 
 
 def test_the_digits_are_written_as_paddle_and_ppema_read_them():

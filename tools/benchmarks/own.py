@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Sequence
+from typing import Optional, Sequence
 
 from ppema import builder
 from ppema.checkpoint import CheckpointStore
@@ -22,8 +22,20 @@ def overrides(archives: Archives, save_dir: str) -> list[str]:
     return [*datasets, f"save_dir={save_dir}"]
 
 
-def make_trainer(archives: Archives, save_dir: str, more: Sequence[str] = ()) -> Trainer:
-    """Return the trainer of configs/lenet_mnist.yml with the hooks that train.py gives it."""
+def make_trainer(
+    archives: Archives,
+    save_dir: str,
+    more: Sequence[str] = (),
+    signals: Optional[StopSignals] = None,
+) -> Trainer:
+    """Return the trainer of configs/lenet_mnist.yml with the hooks that train.py gives it.
+
+    Args:
+        archives: what it trains on.
+        save_dir: where its run's folder is to be.
+        more: further `-o`.
+        signals: those that end it; None for none.
+    """
     config = builder.read_config(str(CONFIG), [*overrides(archives, save_dir), *more])
     builder.select_place(config)
     data = builder.load_data(config, None)
@@ -31,5 +43,6 @@ def make_trainer(archives: Archives, save_dir: str, more: Sequence[str] = ()) ->
     store = CheckpointStore(builder.run_folder(config), config.keep_checkpoint_max)
     store.folder.mkdir(parents=True, exist_ok=True)
     steps = trainer.steps_per_epoch
-    trainer.hooks = builder.make_hooks(config, data, store, steps, None, False, StopSignals())
+    signals = signals or StopSignals()
+    trainer.hooks = builder.make_hooks(config, data, store, steps, None, False, signals)
     return trainer

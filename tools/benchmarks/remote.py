@@ -5,6 +5,7 @@ Both ends are here, and nothing but the standard library: torch may live with an
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
@@ -27,15 +28,24 @@ class Remote:
         module: its name in this package.
         arguments: of its command line.
         python: the interpreter; None for this one.
+        environment: variables beside those of this process.
+        core: the only one that the process may use; None for all of this process.
     """
 
-    def __init__(self, module: str, *arguments: str, python: Optional[str] = None) -> None:
+    def __init__(
+        self,
+        module: str,
+        *arguments: str,
+        python: Optional[str] = None,
+        environment: Optional[Mapping[str, str]] = None,
+        core: Optional[int] = None,
+    ) -> None:
         # A file: a pipe that nobody reads would fill, and stop the process.
         self._errors = tempfile.TemporaryFile("w+")  # noqa: SIM115
         try:
             self._process = subprocess.Popen(
                 module_command(module, *arguments, python=python),
-                env=module_environment(),
+                env={**module_environment(), **(environment or {})},
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=self._errors,
@@ -44,6 +54,9 @@ class Remote:
         except OSError:
             self._errors.close()
             raise
+        if core is not None:
+            # At once: threads that it starts later take it over.
+            os.sched_setaffinity(self._process.pid, {core})
 
     def ask(self, do: str, **arguments: Any) -> Any:
         """Return the answer to one request.
@@ -51,12 +64,27 @@ class Remote:
         Raises:
             RemoteError: there is none.
         """
+        self.send(do, **arguments)
+        return self.receive()
+
+    def send(self, do: str, **arguments: Any) -> None:
+        """Send a request, whose answer `receive` returns."""
         process = self._process
         assert process.stdin is not None
-        assert process.stdout is not None
-        try:
+        # Of a process that has ended, `receive` tells why.
+        with contextlib.suppress(OSError):
             process.stdin.write(json.dumps({"do": do, "arguments": arguments}) + "\n")
             process.stdin.flush()
+
+    def receive(self) -> Any:
+        """Return the answer to the request sent last.
+
+        Raises:
+            RemoteError: there is none.
+        """
+        process = self._process
+        assert process.stdout is not None
+        try:
             line = process.stdout.readline()
         except OSError:
             line = ""

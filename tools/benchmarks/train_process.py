@@ -9,6 +9,8 @@ from typing import Any
 
 import paddle
 
+from ppema import builder
+from ppema.averaging import ranks
 from ppema.console import Screen, log_to
 from ppema.engine.trainer import Hook, Trainer
 
@@ -101,6 +103,19 @@ def train_by_ppema(archives: Archives, pacer: Pacer, save_dir: str, fast_cpu: st
     trainer.train()
 
 
+def train_in_ranks(archives: Archives, pacer: Pacer, save_dir: str, batch_size: str) -> None:
+    """Train as tools/train.py does, as one of the processes that were started together."""
+    more = [f"epoch={_NUM_EPOCHS}", f"TrainReader.batch_size={batch_size}", "use_gpu=false"]
+    with builder.joined("cpu"):
+        signals = builder.make_signals()
+        trainer = make_trainer(archives, save_dir, more, signals)
+        trainer.hooks.append(pacer)
+        if ranks.is_first():
+            log_to(Screen())
+        with signals:
+            trainer.train()
+
+
 def _make_parts() -> tuple[Any, Any, CopiedAverage]:
     paddle.seed(0)
     model = paddle.vision.models.LeNet()
@@ -110,10 +125,12 @@ def _make_parts() -> tuple[Any, Any, CopiedAverage]:
     return model, optimizer, average
 
 
-def main(kind: str, folder: str, save_dir: str) -> None:
-    """Train in one of four ways for as long as somebody asks for it."""
+def main(kind: str, folder: str, save_dir: str, batch_size: str = "") -> None:
+    """Train in one of five ways for as long as somebody asks for it."""
     pacer, archives = Pacer(Channel()), Archives(Path(folder), "")
-    if kind == "seed":
+    if kind == "ranks":
+        train_in_ranks(archives, pacer, save_dir, batch_size)
+    elif kind == "seed":
         train_as_seed(archives, pacer)
     elif kind == "fit":
         train_by_fit(archives, pacer)
