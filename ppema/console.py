@@ -41,7 +41,7 @@ def run_tool(main: Callable[[Sequence[str]], int], shares_work: bool = False) ->
     warnings.filterwarnings("ignore", message="No ccache found", category=UserWarning)
     # Paddle's own, at each run of a network with BatchNorm.
     warnings.filterwarnings("ignore", message="When training, we now always track")
-    _keep_freed_memory()
+    keep_freed_memory()
     _make_stdout_safe()
     be_quiet(launched_rank() > 0)
     try:
@@ -241,7 +241,7 @@ def _reset_signals() -> None:
         signal.signal(number, handler)
 
 
-def _keep_freed_memory() -> None:
+def keep_freed_memory() -> None:
     """Have the C library keep freed memory for the next layer's output.
 
     By its own rules glibc may give it back after each layer and take it anew, a page fault for

@@ -61,6 +61,8 @@ def test_a_tool_of_one_process_says_so_and_does_nothing(launched, capfd):
     called = []
     with pytest.raises(SystemExit) as exit_:
         console.run_tool(lambda argv: called.append(argv) or 0)
+    # What other tests of this process look at.
+    console.be_quiet(False)
     assert (exit_.value.code, called) == (2, [])
     assert capfd.readouterr().err == "this tool works in one process; start it without a launcher\n"
 

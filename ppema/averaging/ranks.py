@@ -15,7 +15,7 @@ import paddle
 import paddle.distributed as dist
 
 from .place import at_place
-from .views import flat_view
+from .views import flat_view, is_viewable
 
 # What the launcher tells each process before Paddle is there.
 _LOCAL_SIZE = "PADDLE_LOCAL_SIZE"
@@ -65,49 +65,12 @@ def all_reduce_sum(tensors: Sequence[Any]) -> None:
 
     Those of a dtype are sent together: many small messages take longer than one.
     """
-    if num_ranks() == 1 or not tensors:
-        return
-    with paddle.no_grad():
-        for dtype in dict.fromkeys(tensor.dtype for tensor in tensors):
-            alike = [tensor for tensor in tensors if tensor.dtype == dtype]
-            sent = _flat_to_send(alike)
-            dist.all_reduce(sent)
-            received = paddle.split(sent, [tensor.size for tensor in alike])
-            for tensor, total in zip(alike, received):
-                tensor.copy_(total.reshape(tensor.shape), True)
-
-
-def mean_of_two(tensors: Sequence[Any]) -> None:
-    """Replace each tensor by its mean over two ranks, as `all_reduce_mean` does to the same bits.
-
-    By one message each way, where an all-reduce takes many: quicker for few bytes on gloo.
-
-    Args:
-        tensors: viewable ones of one dtype.
-    """
-    # By NumPy, as Paddle's operations on ten small tensors take as long as the messages.
-    views = [flat_view(tensor) for tensor in tensors]
-    own, other = (paddle.empty([sum(map(len, views))], tensors[0].dtype) for _ in range(2))
-    mean = flat_view(own)
-    np.concatenate(views, out=mean)
-    for source in (0, 1):
-        dist.broadcast(own if source == rank() else other, src=source)
-    np.add(mean, flat_view(other), mean)
-    np.multiply(mean, mean.dtype.type(0.5), mean)
-    start = 0
-    for view in views:
-        view[:] = mean[start : start + len(view)]
-        start += len(view)
+    _all_reduce(tensors, 1.0)
 
 
 def all_reduce_mean(tensors: Sequence[Any]) -> None:
     """Replace each floating-point tensor by its mean over all ranks."""
-    if num_ranks() == 1:
-        return
-    all_reduce_sum(tensors)
-    with paddle.no_grad():
-        for tensor in tensors:
-            tensor.scale_(1.0 / num_ranks())
+    _all_reduce(tensors, 1.0 / num_ranks())
 
 
 def sum_of(values: Sequence[float]) -> list[float]:
@@ -176,6 +139,43 @@ def _flat_to_send(tensors: Sequence[Any]) -> Any:
     flat = paddle.concat([tensor.detach().reshape([-1]) for tensor in tensors])
     # NCCL sends from a GPU only, where an average need not lie.
     return at_place(flat, paddle.framework._current_expected_place())
+
+
+def _all_reduce(tensors: Sequence[Any], scale: float) -> None:
+    """Replace each tensor by its sum over all ranks, scaled."""
+    if num_ranks() == 1:
+        return
+    filled = [tensor for tensor in tensors if 0 not in tensor.shape]
+    with paddle.no_grad():
+        for dtype in dict.fromkeys(tensor.dtype for tensor in filled):
+            alike = [tensor for tensor in filled if tensor.dtype == dtype]
+            reduce = _all_reduce_views if all(map(is_viewable, alike)) else _all_reduce_tensors
+            reduce(alike, scale)
+
+
+def _all_reduce_views(tensors: Sequence[Any], scale: float) -> None:
+    # By NumPy: Paddle's operations on ten small tensors take as long as the message.
+    views = [flat_view(tensor) for tensor in tensors]
+    sent = paddle.empty([sum(map(len, views))], tensors[0].dtype)
+    whole = flat_view(sent)
+    np.concatenate(views, out=whole)
+    dist.all_reduce(sent)
+    if scale != 1.0:
+        np.multiply(whole, whole.dtype.type(scale), whole)
+    start = 0
+    for view in views:
+        view[:] = whole[start : start + len(view)]
+        start += len(view)
+
+
+def _all_reduce_tensors(tensors: Sequence[Any], scale: float) -> None:
+    sent = _flat_to_send(tensors)
+    dist.all_reduce(sent)
+    if scale != 1.0:
+        sent.scale_(scale)
+    received = paddle.split(sent, [tensor.size for tensor in tensors])
+    for tensor, total in zip(tensors, received):
+        tensor.copy_(total.reshape(tensor.shape), True)
 
 
 def _reduced(values: Sequence[float], operation: Any) -> list[float]:

@@ -1,4 +1,4 @@
-"""The gradients of several ranks made their mean, in the way that is quicker."""
+"""The gradients of several ranks made their mean."""
 
 from __future__ import annotations
 
@@ -8,34 +8,37 @@ from typing import Any, ContextManager
 import paddle
 
 from ..averaging import ranks
-from ..averaging.views import is_viewable
 from ..errors import ConfigError
-
-# Up to about so many bytes, two broadcasts by gloo take half the time of its all-reduce, which is a
-# ring of many messages; above a megabyte they gain nothing.
-_FEW_BYTES = 500_000
 
 
 class GradientExchange:
-    """Run a model on this rank's part of a batch, and make its gradients those of all ranks.
+    """Run a model on this rank's part of a batch, and make its gradients the mean of all ranks.
 
-    By `paddle.DataParallel`; the few bytes of a small model on two ranks of CPUs by a broadcast
-    of each, once the backward pass is done. Both give (a + b) / 2, the same bits on all ranks.
+    On GPUs by `paddle.DataParallel`, beside the backward pass. On CPUs by an all-reduce after it:
+    an error of gloo, as when another process is gone, that comes within a backward pass ends this
+    process in C++, and nobody is told why.
 
     Args:
         model: the network; DataParallel gives it the first rank's weights on all.
-        find_unused_parameters: as of DataParallel, which then makes the exchange whatever its size.
+        find_unused_parameters: the loss may not depend on every parameter; those that it depends
+            on in no rank get no gradient.
     """
 
     def __init__(self, model: Any, find_unused_parameters: bool) -> None:
         # What a step calls.
         self.forward = model
         self._parameters = list(model.named_parameters())
+        self._finds_unused = find_unused_parameters
         self._is_alone = ranks.num_ranks() == 1
-        self._by_broadcasts = False
-        if not self._is_alone:
-            self.forward = paddle.DataParallel(model, find_unused_parameters=find_unused_parameters)
-            self._by_broadcasts = not find_unused_parameters and _is_small(model)
+        self._is_beside_backward = paddle.get_device() != "cpu"
+        if self._is_alone:
+            return
+        self.forward = paddle.DataParallel(model, find_unused_parameters=find_unused_parameters)
+        for _, parameter in self._parameters:
+            if not parameter.stop_gradient:
+                # The exchange takes it as it lies in memory, which of a weight that is used turned
+                # is by columns: DataParallel of Paddle 3.3.1 would mix up rows and columns.
+                parameter.register_hook(_in_rows)
 
     def kept(self, is_more_to_come: bool) -> ContextManager[None]:
         """Return a block whose backward pass leaves its gradients with this rank.
@@ -43,7 +46,7 @@ class GradientExchange:
         Args:
             is_more_to_come: another batch of the step, whose gradients take these along.
         """
-        if self._is_alone or not (is_more_to_come or self._by_broadcasts):
+        if self._is_alone or (self._is_beside_backward and not is_more_to_come):
             return contextlib.nullcontext()
         return self.forward.no_sync()  # type: ignore[no-any-return]
 
@@ -53,31 +56,30 @@ class GradientExchange:
         Raises:
             ConfigError: the loss did not depend on a parameter that trains.
         """
-        if not self._by_broadcasts:
+        if self._is_alone or self._is_beside_backward:
             return
         trained = [(name, p) for name, p in self._parameters if not p.stop_gradient]
+        if self._finds_unused:
+            trained = _used_anywhere(trained)
         for name, parameter in trained:
             if parameter.grad is None:
                 raise ConfigError(
                     f"find_unused_parameters is false, but the loss does not depend on {name}; "
                     "set find_unused_parameters: true"
                 )
-            if not parameter.grad.is_contiguous():
-                # That of a weight that was turned lies as the turned one, if not on every rank.
-                parameter.grad = parameter.grad.contiguous()
-        ranks.mean_of_two([parameter.grad for _, parameter in trained])
+        ranks.all_reduce_mean([parameter.grad for _, parameter in trained])
 
 
-def _is_small(model: Any) -> bool:
-    """Tell whether broadcasts are quicker than an all-reduce, and can take its gradients."""
-    parameters = [p for p in model.parameters() if not p.stop_gradient]
-    num_bytes = sum(int(p.size) * p.element_size() for p in parameters)
-    # Their gradients are no tensors that lie in one piece.
-    is_sparse = any(getattr(layer, "_sparse", False) for layer in model.sublayers(True))
-    return (
-        ranks.num_ranks() == 2
-        and not is_sparse
-        and all(map(is_viewable, parameters))
-        and len({p.dtype for p in parameters}) == 1
-        and num_bytes <= _FEW_BYTES
-    )
+def _used_anywhere(trained: list[tuple[str, Any]]) -> list[tuple[str, Any]]:
+    """Return the parameters that the loss of some rank depends on; each gets a gradient here."""
+    counts = ranks.sum_of([float(parameter.grad is not None) for _, parameter in trained])
+    used = [pair for pair, count in zip(trained, counts) if count]
+    for _, parameter in used:
+        if parameter.grad is None:
+            parameter.grad = paddle.zeros_like(parameter)
+    return used
+
+
+def _in_rows(gradient: Any) -> Any:
+    """Return a gradient that lies in memory row by row; None, as hooks do, where it does."""
+    return None if gradient.is_contiguous() else gradient.contiguous()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import itertools
 import multiprocessing
 import os
 import signal
@@ -80,8 +81,7 @@ def test_a_wait_for_a_batch_is_left_at_a_signal_to_a_run():
     batches = reader(Signalling()).batches(1)
     # The worker is ahead: on a slow machine the signal comes in the wait for the first batch.
     with StopSignals() as signals, pytest.raises(StopRequest):
-        next(batches)
-        next(batches)
+        list(itertools.islice(batches, 2))
     assert signals.received == signal.SIGTERM
 
 

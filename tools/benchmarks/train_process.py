@@ -11,7 +11,7 @@ import paddle
 
 from ppema import builder
 from ppema.averaging import ranks
-from ppema.console import Screen, log_to
+from ppema.console import Screen, keep_freed_memory, log_to
 from ppema.engine.trainer import Hook, Trainer
 
 from .data import Archives
@@ -105,6 +105,7 @@ def train_by_ppema(archives: Archives, pacer: Pacer, save_dir: str, fast_cpu: st
 
 def train_in_ranks(archives: Archives, pacer: Pacer, save_dir: str, batch_size: str) -> None:
     """Train as tools/train.py does, as one of the processes that were started together."""
+    keep_freed_memory()
     more = [f"epoch={_NUM_EPOCHS}", f"TrainReader.batch_size={batch_size}", "use_gpu=false"]
     with builder.joined("cpu"):
         signals = builder.make_signals()
