@@ -18,14 +18,6 @@ REPOSITORY = Path(__file__).parents[2]
 PAGE = (REPOSITORY / "docs/data.md").read_text()
 BLOCKS = re.findall(r"```(\w+)\n(.*?)```", PAGE, re.S)
 TRANSFORMS, MODULE = (text for language, text in BLOCKS if language == "python")
-NET = """
-
-class Net(paddle.nn.Linear):
-    def __init__(self):
-        super().__init__(64, 2)
-    def forward(self, image):
-        return super().forward(paddle.flatten(image, 1))
-"""
 
 
 def test_every_block_is_of_a_kind_that_is_tested_here():
@@ -40,10 +32,21 @@ def test_every_dataset_has_its_row():
 @pytest.mark.parametrize("text", [text for language, text in BLOCKS if language == "yaml"])
 def test_each_yaml_block_is_a_config(text, tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(str(tmp_path))
-    (tmp_path / "my_data.py").write_text(MODULE + NET)
+    (tmp_path / "my_data.py").write_text(MODULE)
     (tmp_path / "my_transforms.py").write_text(TRANSFORMS)
     (tmp_path / "run.yml").write_text(f"_BASE_: {REPOSITORY}/configs/lenet_digits.yml\n{text}")
     builder.check(builder.read_config(str(tmp_path / "run.yml"), []))
+
+
+@pytest.mark.usefixtures("own_modules")
+def test_the_config_for_a_dataset_of_your_own_is_whole(tmp_path, monkeypatch):
+    (text,) = (
+        text for language, text in BLOCKS if "my_data.MyDataset" in text and language == "yaml"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / "my_data.py").write_text(MODULE)
+    (tmp_path / "own.yml").write_text(text)
+    builder.check(builder.read_config(str(tmp_path / "own.yml"), []))
 
 
 def test_the_dataset_is_one():
