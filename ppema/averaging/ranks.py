@@ -17,6 +17,9 @@ import paddle.distributed as dist
 from .place import at_place
 from .views import flat_view, is_viewable
 
+# Up to about so many bytes, a message each way between two ranks is quicker than gloo's all-reduce,
+# whose many messages wait for each other.
+_FEW_BYTES = 500_000
 # What the launcher tells each process before Paddle is there.
 _LOCAL_SIZE = "PADDLE_LOCAL_SIZE"
 
@@ -159,7 +162,14 @@ def _all_reduce_views(tensors: Sequence[Any], scale: float) -> None:
     sent = paddle.empty([sum(map(len, views))], tensors[0].dtype)
     whole = flat_view(sent)
     np.concatenate(views, out=whole)
-    dist.all_reduce(sent)
+    if num_ranks() == 2 and whole.nbytes <= _FEW_BYTES:
+        other = paddle.empty(sent.shape, sent.dtype)
+        for source in (0, 1):
+            dist.broadcast(sent if source == rank() else other, src=source)
+        # a + b and b + a are the same bits.
+        np.add(whole, flat_view(other), whole)
+    else:
+        dist.all_reduce(sent)
     if scale != 1.0:
         np.multiply(whole, whole.dtype.type(scale), whole)
     start = 0
