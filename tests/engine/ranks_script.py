@@ -190,6 +190,20 @@ def rounded():
     return digest(trainer)
 
 
+def recomputed():
+    """Compute the BN statistics of an average over all images, with more batches than there are."""
+    trainer = make_trainer(shared_reader(40, 8), num_epochs=1, recompute_batches=100)
+    trainer.train()
+    trainer.refresh_averages()
+    average = trainer.averages["recomputed"]
+    found = [average.averaged_state_dict()]
+    with ranks.alone():
+        average.recompute_statistics(make_reader(40, 4).batches(trainer.epoch))
+        found.append(average.averaged_state_dict())
+    names = ("body.2._mean", "body.2._variance")
+    return [{name: state[name].numpy().tolist() for name in names} for state in found]
+
+
 def nothing_evaluated_by_a_rank():
     """Evaluate a single batch, of which one rank has none."""
     model, loss_fn = PlainNet(), paddle.nn.CrossEntropyLoss()
@@ -222,6 +236,7 @@ def main(folder):
         "differing": differing(),
         "signalled": signalled(),
         "rounded": rounded(),
+        "recomputed": recomputed(),
         "nothing": nothing_evaluated_by_a_rank(),
         "non_finite": non_finite(),
     }
