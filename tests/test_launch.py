@@ -52,7 +52,7 @@ def test_one_alone_gives_back_what_it_was_given():
     tensor = paddle.to_tensor([1.0, 2.0])
     ranks.all_reduce_sum([tensor])
     ranks.all_reduce_mean([tensor])
-    ranks.broadcast_tensor(tensor)
+    ranks.broadcast_tensors([tensor], source=0)
     ranks.barrier()
     assert tensor.tolist() == [1.0, 2.0]
     assert ranks.gather("a") == ["a"]

@@ -61,6 +61,15 @@ def test_their_statistics_are_brought_together_and_each_average_is_then_the_same
     assert len({*first["digests"], *second["digests"]}) == 1
 
 
+def test_buffers_of_all_kinds_become_those_of_the_first(of_ranks):
+    first, second = (found["buffers"] for found in of_ranks)
+    assert first == second
+    assert first["count"] == "3"
+    assert first["mask"] == "[False, True]"
+    assert first["nothing"] == "[]"
+    assert first["turns"] == "[[(1+0j)], [(2-1j)]]"
+
+
 def test_evaluated_by_both_the_figures_are_those_of_one_to_the_bit(of_ranks):
     for found in of_ranks:
         for kind in ("figures", "confusions", "mistakes"):
