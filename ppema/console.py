@@ -16,7 +16,7 @@ from typing import Any, Callable, Optional, Sequence
 
 from . import progress
 from .errors import ConfigError, PpemaError
-from .launch import launched_rank, num_launched
+from .launch import is_launched, launched_rank, num_launched
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _TRACEBACK = "PPEMA_TRACEBACK"
@@ -236,7 +236,7 @@ def _handle_signals() -> None:
 
 def _reset_signals() -> None:
     # Paddle's launcher sends SIGTERM three times within a second, and SIGKILL in the end.
-    handler = signal.SIG_IGN if num_launched() > 1 else signal.SIG_DFL
+    handler = signal.SIG_IGN if is_launched() else signal.SIG_DFL
     for number in _SIGNALS:
         signal.signal(number, handler)
 

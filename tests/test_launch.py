@@ -12,8 +12,8 @@ from ppema import console
 from ppema.averaging import ranks
 from ppema.builder import processes
 from ppema.engine.agreement import SignalAgreement
-from ppema.errors import CheckpointError
-from ppema.launch import is_first_on_machine, launched_rank, num_launched
+from ppema.errors import CheckpointError, ConfigError
+from ppema.launch import is_first_on_machine, is_launched, launched_rank, num_launched
 from ppema.stop_signals import StopRequest, StopSignals, watched
 
 
@@ -35,6 +35,10 @@ def test_without_a_launcher_there_is_one_process(monkeypatch):
         monkeypatch.delenv(name, raising=False)
     assert (launched_rank(), num_launched(), is_first_on_machine()) == (0, 1, True)
     assert (ranks.rank(), ranks.num_ranks(), ranks.num_ranks_here()) == (0, 1, 1)
+    assert not is_launched()
+    # Left from another run: one that is alone has its folder, and says so.
+    monkeypatch.setenv("PADDLE_TRAINER_ID", "1")
+    assert launched_rank() == 0
 
 
 def test_the_launcher_s_words_are_taken(launched):
@@ -48,7 +52,7 @@ def test_one_alone_gives_back_what_it_was_given():
     tensor = paddle.to_tensor([1.0, 2.0])
     ranks.all_reduce_sum([tensor])
     ranks.all_reduce_mean([tensor])
-    ranks.broadcast_tensor(tensor)
+    ranks.broadcast_tensors([tensor], source=0)
     ranks.barrier()
     assert tensor.tolist() == [1.0, 2.0]
     assert ranks.gather("a") == ["a"]
@@ -70,12 +74,12 @@ def test_a_tool_of_one_process_says_so_and_does_nothing(launched, capfd):
 def test_a_launcher_s_second_signal_is_ignored_and_a_shell_s_ends_the_tool(launched):
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        for size, handler in ((1, signal.SIG_DFL), (2, signal.SIG_IGN)):
+        # A launcher of one process sends as many.
+        for size, handler in ((0, signal.SIG_DFL), (1, signal.SIG_IGN), (2, signal.SIG_IGN)):
             launched(0, size)
             console._reset_signals()
             assert signal.getsignal(signal.SIGTERM) == handler
-        for is_launched, handler in ((False, signal.SIG_DFL), (True, signal.SIG_IGN)):
-            with StopSignals(is_launched=is_launched) as signals:
+            with processes.make_signals() as signals:
                 signals._note(signal.SIGTERM, None)
                 assert signal.getsignal(signal.SIGTERM) == handler
     finally:
@@ -148,6 +152,18 @@ def test_an_error_of_a_connection_says_what_happened_and_others_are_left_alone(
         raise RuntimeError("[/paddle/third_party/gloo/gloo/transport/tcp/pair.cc:576] Read")
     with pytest.raises(RuntimeError, match="of my own"), processes.joined("cpu"):
         raise RuntimeError("of my own")
+
+
+def test_variables_of_no_launcher_are_a_line_that_says_what_to_do(launched, monkeypatch):
+    launched(0, 2)
+
+    def refuse():
+        raise ValueError("initialize error,\nvariable PADDLE_CURRENT_ENDPOINT is needed")
+
+    monkeypatch.setattr(paddle.distributed, "init_parallel_env", refuse)
+    told = pytest.raises(ConfigError, match=r"one of 2 processes, but .*; start them by python -m")
+    with told, processes.joined("cpu"):
+        pytest.fail("there are no others")
 
 
 def config_of(**values):

@@ -43,8 +43,7 @@ def synchronize_buffers(model: Any) -> None:
     ranks.all_reduce_mean(
         [tensor for layer in batch_norm_layers(model) for tensor in (layer._mean, layer._variance)]
     )
-    for _, buffer in model.named_buffers():
-        ranks.broadcast_tensor(buffer)
+    ranks.broadcast_tensors([buffer for _, buffer in model.named_buffers()], source=0)
 
 
 def update_bn(

@@ -104,12 +104,6 @@ def broadcast(value: Any) -> Any:
     return values[0]
 
 
-def broadcast_tensor(tensor: Any) -> None:
-    """Give a tensor the value that it has on the first rank."""
-    if num_ranks() > 1:
-        dist.broadcast(tensor, src=0)
-
-
 def broadcast_tensors(tensors: Sequence[Any], source: int) -> None:
     """Give tensors, of any shape and place, the values that they have on the rank `source`.
 
@@ -122,12 +116,15 @@ def broadcast_tensors(tensors: Sequence[Any], source: int) -> None:
         for dtype in dict.fromkeys(tensor.dtype for tensor in tensors if tensor.size):
             alike = [tensor for tensor in tensors if tensor.dtype == dtype and tensor.size]
             if is_source:
-                sent = _flat_to_send(alike)
+                flat = _flat_to_send(alike)
             else:
-                sent = paddle.empty([sum(tensor.size for tensor in alike)], dtype)
+                flat = paddle.empty([sum(tensor.size for tensor in alike)], dtype)
+            # Of complex numbers gloo knows nothing, and ends the process.
+            sent = paddle.as_real(flat) if flat.is_complex() else flat
             dist.broadcast(sent, src=source)
             if not is_source:
-                received = paddle.split(sent, [tensor.size for tensor in alike])
+                flat = paddle.as_complex(sent) if flat.is_complex() else sent
+                received = paddle.split(flat, [tensor.size for tensor in alike])
                 for tensor, values in zip(alike, received):
                     tensor.copy_(values.reshape(tensor.shape), True)
 

@@ -16,8 +16,8 @@ from ..averaging.batch_norm import batch_norm_layers
 from ..checkpoint import Checkpoint
 from ..config import Config
 from ..engine.agreement import SignalAgreement
-from ..errors import CheckpointError, PpemaError
-from ..launch import is_first_on_machine, num_launched
+from ..errors import CheckpointError, ConfigError, PpemaError, telling_line
+from ..launch import is_first_on_machine, is_launched, num_launched
 from ..stop_signals import StopSignals
 
 logger = logging.getLogger(__name__)
@@ -39,6 +39,7 @@ def joined(place: str) -> Iterator[None]:
         place: where they compute, as `select_place` says.
 
     Raises:
+        ConfigError: the environment does not say who the others are.
         LostProcessError: another one is gone.
     """
     if num_launched() == 1:
@@ -48,7 +49,7 @@ def joined(place: str) -> Iterator[None]:
         # A Paddle with CUDA would take the GPUs, and their way to exchange tensors.
         os.environ["PADDLE_DISTRI_BACKEND"] = "gloo"
     try:
-        dist.init_parallel_env()
+        _initialize()
         yield
     # Paddle has no class of its own for it.
     except (RuntimeError, OSError) as error:
@@ -60,10 +61,22 @@ def joined(place: str) -> Iterator[None]:
         ) from error
 
 
+def _initialize() -> None:
+    try:
+        dist.init_parallel_env()
+    # What Paddle raises where a variable that its launcher sets is missing or no number.
+    except ValueError as error:
+        raise ConfigError(
+            f"PADDLE_TRAINERS_NUM says that this is one of {num_launched()} processes, but "
+            f"{telling_line(error)}; start them by python -m paddle.distributed.launch, or unset "
+            "PADDLE_TRAINERS_NUM"
+        ) from error
+
+
 def make_signals() -> StopSignals:
     """Return what notes the signals to a run; of several processes, all end at the same step."""
     agree = SignalAgreement() if ranks.num_ranks() > 1 else None
-    return StopSignals(agree, is_launched=num_launched() > 1)
+    return StopSignals(agree, is_launched=is_launched())
 
 
 def find_together(find: Callable[[], Optional[Checkpoint]]) -> Optional[Checkpoint]:

@@ -204,10 +204,13 @@ def _restore_rank(trainer: Trainer, of_ranks: Sequence[Mapping[str, Any]]) -> No
         rng_from_json(own["rng"])
         return
     rng_of_first = of_ranks[0]["rng"]
+    totals = Totals.from_states([own["totals"] for own in of_ranks])
     if ranks.is_first():
-        trainer.totals = Totals.from_states([own["totals"] for own in of_ranks])
+        trainer.totals = totals
         rng_from_json(rng_of_first)
     else:
+        # As many steps as the first has: all log together, or none.
+        trainer.totals = totals.without_sums()
         # Of the first rank's random numbers none may come twice in a step.
         branch_off(rng_of_first, ranks.rank())
 

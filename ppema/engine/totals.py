@@ -74,6 +74,10 @@ class Totals:
         sums = ("num_before", "loss_before", "correct_before")
         return cls(**{**states[0], **{key: sum(state[key] for state in states) for key in sums}})
 
+    def without_sums(self) -> Totals:
+        """Return totals of the same steps and times, with no image among them."""
+        return replace(self, figures=[], num_before=0, loss_before=0.0, correct_before=0)
+
     def _loss(self) -> float:
         # From left to right, so that a sum taken up again is rounded as it would have been.
         return sum((count * float(loss) for count, loss, _ in self.figures), self.loss_before)

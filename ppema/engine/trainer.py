@@ -250,8 +250,8 @@ class Trainer:
         What else the ranks must have in common to use the averages, they have then.
         """
         self.synchronize()
-        # A round is a batch for each rank.
-        num_rounds = -(-min(self._recompute_batches, len(self.reader)) // ranks.num_ranks())
+        # A round, the reader's batch, is one for each rank.
+        num_rounds = min(-(-self._recompute_batches // ranks.num_ranks()), len(self.reader))
         for name, average in self.averages.items():
             if average.is_stale:
                 batches = itertools.islice(self.reader.batches(self.epoch), num_rounds)

@@ -11,6 +11,7 @@ import paddle
 from trainers import make_reader, make_trainer
 
 from ppema.averaging import BlockFloatingPoint, LossGate, ranks
+from ppema.averaging.batch_norm import synchronize_buffers
 from ppema.builder.processes import joined
 from ppema.engine.agreement import RanksDifferError, SignalAgreement, require_same_weights
 from ppema.engine.evaluate import evaluate, evaluate_all
@@ -239,6 +240,36 @@ def rounded():
     return digest(trainer)
 
 
+def recomputed():
+    """Compute the BN statistics of an average over all images, with more batches than there are."""
+    trainer = make_trainer(shared_reader(40, 8), num_epochs=1, recompute_batches=100)
+    trainer.train()
+    trainer.refresh_averages()
+    average = trainer.averages["recomputed"]
+    found = [average.averaged_state_dict()]
+    with ranks.alone():
+        average.recompute_statistics(make_reader(40, 4).batches(trainer.epoch))
+        found.append(average.averaged_state_dict())
+    names = ("body.2._mean", "body.2._variance")
+    return [{name: state[name].numpy().tolist() for name in names} for state in found]
+
+
+def buffers():
+    """Bring buffers of all kinds together: of no axis, of half precision, empty, complex."""
+    model, own = paddle.nn.Layer(), ranks.rank()
+    kinds = {
+        "count": paddle.to_tensor(3 + own),
+        "mask": paddle.to_tensor([bool(own), True]),
+        "narrow": paddle.to_tensor([1.0 + own]).astype("bfloat16"),
+        "nothing": paddle.zeros([0, 2]),
+        "turns": paddle.to_tensor([[1 + 1j * own], [2 - 1j]]),
+    }
+    for name, value in kinds.items():
+        model.register_buffer(name, value)
+    synchronize_buffers(model)
+    return {name: str(value.numpy().tolist()) for name, value in model.named_buffers()}
+
+
 def nothing_evaluated_by_a_rank():
     """Evaluate a single batch, of which one rank has none."""
     model, loss_fn = PlainNet(), paddle.nn.CrossEntropyLoss()
@@ -274,6 +305,8 @@ def main(folder):
         "differing": differing(),
         "signalled": signalled(),
         "rounded": rounded(),
+        "recomputed": recomputed(),
+        "buffers": buffers(),
         "nothing": nothing_evaluated_by_a_rank(),
         "non_finite": non_finite(),
     }

@@ -11,7 +11,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from ranks_script import Losses, PlainNet, TurnedNet, plain_trainer, weights
-from trainers import make_reader
+from trainers import make_reader, make_trainer
+
+from ppema.averaging import ranks
+from ppema.engine.rng import rng_to_json
+from ppema.engine.run_state import _restore_rank
+from ppema.engine.totals import Totals
 
 TESTS = Path(__file__).resolve().parents[1]
 
@@ -74,6 +79,15 @@ def test_their_statistics_are_brought_together_and_each_average_is_then_the_same
     assert len({*first["digests"], *second["digests"]}) == 1
 
 
+def test_buffers_of_all_kinds_become_those_of_the_first(of_ranks):
+    first, second = (found["buffers"] for found in of_ranks)
+    assert first == second
+    assert first["count"] == "3"
+    assert first["mask"] == "[False, True]"
+    assert first["nothing"] == "[]"
+    assert first["turns"] == "[[(1+0j)], [(2-1j)]]"
+
+
 def test_evaluated_by_both_the_figures_are_those_of_one_to_the_bit(of_ranks):
     for found in of_ranks:
         for kind in ("figures", "confusions", "mistakes"):
@@ -109,6 +123,28 @@ def test_a_signal_to_one_ends_both_after_the_same_batch(of_ranks):
 
 def test_both_round_their_weights_to_the_same_bits(of_ranks):
     assert len({found["rounded"] for found in of_ranks}) == 1
+
+
+def test_statistics_are_computed_anew_on_all_images_where_there_are_no_more_batches(of_ranks):
+    first, second = (found["recomputed"] for found in of_ranks)
+    assert first == second
+    together, alone = first
+    for name, values in alone.items():
+        np.testing.assert_allclose(together[name], values, rtol=1e-5, err_msg=name)
+
+
+@pytest.mark.parametrize(("rank", "num_samples"), [(0, 100), (1, 0)])
+def test_in_another_number_of_processes_each_has_the_same_steps_to_log(
+    rank, num_samples, monkeypatch
+):
+    rng, trainer = rng_to_json(), make_trainer(make_reader())
+    monkeypatch.setattr(ranks, "num_ranks", lambda: 2)
+    monkeypatch.setattr(ranks, "rank", lambda: rank)
+    totals = Totals(num_before=100, loss_before=230.0, correct_before=10, num_steps=3, step_s=1.5)
+    _restore_rank(trainer, [{"totals": totals.state_dict(), "rng": rng}])
+    assert trainer.totals.num_samples == num_samples
+    # Else one would wait for the others to log a step that a signal broke off.
+    assert (trainer.totals.num_steps, trainer.totals.step_s) == (3, 1.5)
 
 
 def test_a_gradient_that_one_makes_nan_ends_both(of_ranks):
