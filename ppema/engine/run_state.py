@@ -154,8 +154,8 @@ def _restore_progress(
     if steps_left == 0 and not trainer.is_epoch_end:
         raise CheckpointError(
             f"{checkpoint.path.name}: {trainer.samples} samples of epoch {trainer.epoch} are done, "
-            "and no full batch is left; set TrainReader.drop_last: false, or the batch_size "
-            "that the run had"
+            "and no full batch is left; set TrainReader.drop_last: false, or a batch_size of no "
+            "more images a step than the run had"
         )
 
 
