@@ -58,7 +58,7 @@ ROWS = {
     "memory": ["ppema's shadows", "apply and restore", "saving a checkpoint"],
     "processes": [
         "1 process of 64",
-        "2 processes of 32",
+        "2 processes of 64",
         "2 processes, each its part",
         "gathering the spread average",
     ],
