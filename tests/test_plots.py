@@ -122,6 +122,12 @@ def test_runs_are_compared_by_the_weights_that_count_and_their_raw_ones(drawn, t
     ]
 
 
+def test_of_an_epoch_with_several_evaluations_the_last_is_compared(drawn, tmp_path):
+    early = [{**EVALUATIONS[0], "top1": 0.1}, *EVALUATIONS]
+    plot_runs([Run("one", early, "raw")], "one run", tmp_path / "r.png")
+    assert lines(drawn[0].axes[0]) == [[(1, 90.0), (4, 95.0)]]
+
+
 def test_a_sweep_shows_accuracy_and_residual_over_width(drawn, tmp_path):
     points = [SweepPoint(0.05, 0.001, 0.97), SweepPoint(0.1, 0.0, 0.98), SweepPoint(0.2, 0.02, 0.9)]
     plot_sweep(points, points[1], {"raw": 0.95}, "a run", tmp_path / "s.png")

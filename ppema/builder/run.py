@@ -108,6 +108,7 @@ def make_hooks(
         config.select,
         note_on(data.evaluated),
         with_evaluation,
+        config.eval_iter,
     )
     facts = {
         "config": config.name,
