@@ -19,6 +19,9 @@ from .errors import ConfigError, PpemaError
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _TRACEBACK = "PPEMA_TRACEBACK"
+# The process that started this one, where that is to stop it by its own end.
+PARENT = "PPEMA_PARENT"
+_PR_SET_PDEATHSIG = 1
 _FORMAT = "[%(asctime)s] %(name)s %(levelname)s: %(message)s"
 _TIME = "%m/%d %H:%M:%S"
 # Of the tool that runs: whether it was told --quiet.
@@ -43,6 +46,7 @@ def run_tool(main: Callable[[Sequence[str]], int]) -> None:
     _make_stdout_safe()
     be_quiet(False)
     try:
+        _follow_parent()
         code = main(sys.argv[1:])
     except PpemaError as error:
         code = _fail(str(error), error.exit_code)
@@ -230,6 +234,20 @@ def _handle_signals() -> None:
 def _reset_signals() -> None:
     for number in _SIGNALS:
         signal.signal(number, signal.SIG_DFL)
+
+
+def _follow_parent() -> None:
+    """Have the system send SIGTERM once the process that `PPEMA_PARENT` names is gone.
+
+    A study's runs are to save and end where the study itself is killed.
+    """
+    parent = os.environ.pop(PARENT, "")
+    if not parent or sys.platform != "linux":
+        return
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    if str(os.getppid()) != parent:
+        # It was gone before.
+        os.kill(os.getpid(), signal.SIGTERM)
 
 
 def _keep_freed_memory() -> None:
