@@ -68,7 +68,7 @@ def load_config(path: str, overrides: Sequence[str], catalog: Catalog) -> Config
         ConfigError: one line with file and line (or `-o key`) of what is wrong.
     """
     tree = read_tree(path, overrides)
-    values = _convert_fields(Keys, tree, "", catalog)
+    values = convert_fields(Keys, tree, "", catalog)
     config = Config(**values, name=Path(path).stem)
     config._root = tree.origin if tree.origin.line == 0 else Origin(tree.origin.place)
     _collect_origins(tree, "", config._origins)
@@ -99,7 +99,18 @@ def render(config: Config) -> str:
     return render_tree(config.values(), comment)
 
 
-def _convert_fields(keys: type, tree: MappingNode, path: str, catalog: Catalog) -> dict[str, Any]:
+def convert_fields(keys: type, tree: MappingNode, path: str, catalog: Catalog) -> dict[str, Any]:
+    """Return the values of a mapping, by the fields of a dataclass made of `schema.key`.
+
+    Args:
+        keys: the dataclass.
+        tree: the mapping.
+        path: of the mapping in its file, empty for the file itself.
+        catalog: the classes that sections may name, by the section's path.
+
+    Raises:
+        ConfigError: an unknown key, a missing one, or a value that is not allowed.
+    """
     fields = {f.name: f for f in dataclasses.fields(keys)}
     hints = hints_of_fields(keys)
     for name in tree.items:
@@ -125,7 +136,7 @@ def _convert_key(node: Node, annotation: Any, path: str, catalog: Catalog) -> An
         if not isinstance(node, MappingNode):
             raise wrong(node, path, "a mapping")
         assert isinstance(annotation, type)
-        return annotation(**_convert_fields(annotation, node, path, catalog))
+        return annotation(**convert_fields(annotation, node, path, catalog))
     if annotation is Named:
         return convert_named(node, catalog[path], path)
     if Named in get_args(annotation):
@@ -154,7 +165,9 @@ def _convert_collection(
 
 def _unknown_key(name: str, path: str, origin: Origin, fields: Mapping[str, Any]) -> ConfigError:
     key_path = f"{path}.{name}" if path else name
-    if name in FOREIGN_KEYS and (not path or path.endswith("Reader")):
+    # Other files than configs are read by this as well.
+    is_config = "Model" in fields or path.endswith("Reader")
+    if name in FOREIGN_KEYS and is_config:
         return ConfigError(f"{origin}: {key_path!r} {FOREIGN_KEYS[name]}")
     return ConfigError(f"{origin}: unknown key {key_path!r}{suggest(name, fields)}")
 
