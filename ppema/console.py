@@ -20,6 +20,9 @@ from .launch import is_launched, launched_rank, num_launched
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _TRACEBACK = "PPEMA_TRACEBACK"
+# The process that started this one, where that is to stop it by its own end.
+PARENT = "PPEMA_PARENT"
+_PR_SET_PDEATHSIG = 1
 _FORMAT = "[%(asctime)s] %(name)s %(levelname)s: %(message)s"
 _TIME = "%m/%d %H:%M:%S"
 # Of the tool that runs: whether it was told --quiet.
@@ -47,6 +50,7 @@ def run_tool(main: Callable[[Sequence[str]], int], shares_work: bool = False) ->
     try:
         if num_launched() > 1 and not shares_work:
             raise ConfigError("this tool works in one process; start it without a launcher")
+        _follow_parent()
         code = main(sys.argv[1:])
     except PpemaError as error:
         code = _fail(str(error), error.exit_code)
@@ -239,6 +243,20 @@ def _reset_signals() -> None:
     handler = signal.SIG_IGN if is_launched() else signal.SIG_DFL
     for number in _SIGNALS:
         signal.signal(number, handler)
+
+
+def _follow_parent() -> None:
+    """Have the system send SIGTERM once the process that `PPEMA_PARENT` names is gone.
+
+    A study's runs are to save and end where the study itself is killed.
+    """
+    parent = os.environ.pop(PARENT, "")
+    if not parent or sys.platform != "linux":
+        return
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    if str(os.getppid()) != parent:
+        # It was gone before.
+        os.kill(os.getpid(), signal.SIGTERM)
 
 
 def keep_freed_memory() -> None:

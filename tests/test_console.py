@@ -141,3 +141,48 @@ def test_the_code_tells_where_a_full_disk_takes_no_line():
             timeout=60,
         )
     assert result.returncode == 3
+
+
+# The child says that it runs; its parent waits to be killed.
+SLEEPER = """
+import time
+from ppema.console import run_tool
+
+def main(argv):
+    print("runs", flush=True)
+    time.sleep(60)
+    return 0
+
+run_tool(main)
+"""
+STARTER = """
+import os
+import subprocess
+import sys
+import time
+
+environment = {**os.environ, "PPEMA_PARENT": sys.argv[1] or str(os.getpid())}
+child = subprocess.Popen([sys.executable, "-c", sys.argv[2]], env=environment)
+time.sleep(60)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs prctl")
+@pytest.mark.parametrize("named", ["", "1"], ids=["its parent", "one that was gone before"])
+def test_a_tool_is_stopped_by_the_end_of_the_process_it_is_to_follow(named):
+    parent = subprocess.Popen(
+        [sys.executable, "-c", STARTER, named, SLEEPER],
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[1])},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    if not named:
+        assert parent.stdout.readline() == "runs\n"
+        parent.kill()
+        # Both ends of the pipe are closed once both processes are gone.
+        assert parent.stderr.read() == "interrupted by SIGTERM\n"
+    else:
+        assert parent.stderr.readline() == "interrupted by SIGTERM\n"
+        parent.kill()
+    parent.communicate(timeout=30)

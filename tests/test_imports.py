@@ -27,6 +27,7 @@ ALLOWED = {
     "schedules": {"averaging", "signatures"},
     "signatures": set(),
     "calibration": set(),
+    "machine": {"__version__"},
     "metrics": {"calibration"},
     "plots": {"calibration", "checkpoint", "errors"},
     "progress": set(),
@@ -50,6 +51,20 @@ ALLOWED = {
     "builder": {
         *("errors", "averaging", "checkpoint", "config", "data", "engine", "models", "optim"),
         *("launch", "metrics", "plots", "progress", "ranking", "schedules", "stop_signals"),
+    },
+    "study": {
+        *("__version__", "builder", "calibration", "checkpoint", "config", "console", "data"),
+        *(
+            "engine",
+            "errors",
+            "fast_cpu",
+            "machine",
+            "metrics",
+            "plots",
+            "progress",
+            "run_lock",
+            "stop_signals",
+        ),
     },
     "__init__": {"averaging"},
 }

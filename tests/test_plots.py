@@ -7,7 +7,21 @@ import math
 import pytest
 
 from ppema.errors import StorageError
-from ppema.plots import Run, SweepPoint, compare, curves, plot_curves, plot_runs, plot_sweep
+from ppema.plots import (
+    CurvePanel,
+    MeanPanel,
+    MeanRow,
+    Run,
+    SweepPoint,
+    compare,
+    curves,
+    plot_curves,
+    plot_mean_curves,
+    plot_means,
+    plot_runs,
+    plot_sweep,
+    study,
+)
 
 RECORDS = [
     *({"split": "train", "step": s, "loss": 2.0 / s} for s in range(1, 9)),
@@ -25,7 +39,7 @@ WINNER = {"average": "ema", "step": 8, "top1": 0.97, "loss": 0.1}
 def drawn(monkeypatch):
     """Return the figures that would have been saved."""
     figures = []
-    for module in (curves, compare):
+    for module in (curves, compare, study):
         monkeypatch.setattr(module, "save", lambda figure, *_: figures.append(figure))
     yield figures
     from matplotlib import pyplot
@@ -120,6 +134,45 @@ def test_runs_are_compared_by_the_weights_that_count_and_their_raw_ones(drawn, t
         [(1, 80.0), (4, 97.0)],
         [(1, pytest.approx(80.0)), (4, pytest.approx(85.0))],
     ]
+
+
+def test_of_an_epoch_with_several_evaluations_the_last_is_compared(drawn, tmp_path):
+    early = [{**EVALUATIONS[0], "top1": 0.1}, *EVALUATIONS]
+    plot_runs([Run("one", early, "raw")], "one run", tmp_path / "r.png")
+    assert lines(drawn[0].axes[0]) == [[(1, 90.0), (4, 95.0)]]
+
+
+def means(name="raw", low=None, is_chosen=False):
+    return MeanRow(name, 98.0, low, 99.0 if low else None, f"note of {name}", is_chosen)
+
+
+def test_means_of_a_study_stand_in_a_panel_for_each_variant(drawn, tmp_path):
+    rows = [means(), means("ema", 97.5, True)]
+    panels = [MeanPanel("clean", rows, 97.0), MeanPanel("noisy", rows[:1], 98.0)]
+    plot_means(panels, "a study", "top-1, %", tmp_path / "m.png")
+    upper, lower = drawn[0].axes
+    assert [axes.get_title("left") for axes in (upper, lower)] == ["clean", "noisy"]
+    assert [label.get_text() for label in upper.get_yticklabels()] == ["raw", "ema"]
+    assert texts(upper) == ["note of raw", "note of ema"]
+    # The reference, a dot for raw, a bar and a dot for ema.
+    assert lines(upper) == [
+        [(97.0, 0), (97.0, 1)],
+        [(98.0, 0)],
+        [(97.5, 1), (99.0, 1)],
+        [(98.0, 1)],
+    ]
+    assert [t.get_fontweight() for t in upper.texts] == ["normal", "bold"]
+    assert lower.get_xlabel() == "top-1, %"
+
+
+def test_mean_curves_of_a_study_carry_their_names_and_the_accuracy_to_reach(drawn, tmp_path):
+    curves_by_name = {"raw": ([10, 20], [0.9, 0.97]), "ema": ([10, 20], [0.95, 0.98])}
+    plot_mean_curves([CurvePanel("clean", curves_by_name)], 0.96, "a study", tmp_path / "s.png")
+    (axes,) = drawn[0].axes
+    assert texts(axes) == ["ema 98.00", "raw 97.00"]
+    assert lines(axes)[2] == [(0, 96.0), (1, 96.0)]
+    low, high = axes.get_ylim()
+    assert low < 96 < high
 
 
 def test_a_sweep_shows_accuracy_and_residual_over_width(drawn, tmp_path):

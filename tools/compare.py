@@ -1,4 +1,8 @@
-"""Compare runs: python tools/compare.py output/lenet_mnist output/lenet_bn_mnist"""
+"""Compare runs that are there, or run a study, and say what differs.
+
+python tools/compare.py output/lenet_mnist output/lenet_bn_mnist
+python tools/compare.py -c configs/studies/label_noise_small.yml
+"""
 
 from __future__ import annotations
 
@@ -6,26 +10,120 @@ import argparse
 import math
 import os
 from pathlib import Path
-from typing import Any, Sequence
+from typing import Any, Mapping, Sequence
 
-from ppema.console import PlainParser, Screen, log_to, run_tool
+from ppema.console import ArgumentParser, Screen, import_paddle, log_to, run_tool, say
 from ppema.errors import CheckpointError, ConfigError
+from ppema.machine import num_cores
 
 
 def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
     """Return the arguments."""
-    parser = PlainParser(__doc__)
-    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="folders of runs")
+    parser = ArgumentParser(__doc__, needs_config=False)
+    parser.add_argument("runs", nargs="*", type=Path, metavar="RUN", help="folders of runs")
     parser.add_argument(
         "--picture", type=Path, metavar="FILE", help="draw the curves of all in one picture (PNG)"
     )
-    return parser.parse_args(argv)
+    study = parser.add_argument_group("of a study, which -c names; -o is of its base config")
+    study.add_argument(
+        "--workers", type=_positive, metavar="N", help="runs at a time; one a core by default"
+    )
+    what = study.add_mutually_exclusive_group()
+    what.add_argument("--check", action="store_true", help="say what would be run, and stop")
+    what.add_argument("--report", action="store_true", help="summarise what is done, run nothing")
+    what.add_argument(
+        "--measure", type=Path, metavar="RUN", help="evaluate one finished run on its test data"
+    )
+    arguments = parser.parse_args(argv)
+    _refuse_mixtures(arguments)
+    return arguments
+
+
+def _positive(text: str) -> int:
+    if not text.isascii() or not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"must be a whole number above 0, got {text!r}")
+    return int(text)
+
+
+def _refuse_mixtures(arguments: argparse.Namespace) -> None:
+    of_study = ("opt", "workers", "check", "report", "measure")
+    if arguments.config is None:
+        if not arguments.runs:
+            raise ConfigError("name the folders of runs, or a study by -c (see --help)")
+        for name in of_study:
+            if getattr(arguments, name):
+                option = "-o" if name == "opt" else f"--{name}"
+                raise ConfigError(f"{option} is of a study; name one by -c")
+    elif arguments.runs or arguments.picture:
+        raise ConfigError("-c runs a study, which draws its own pictures; name it alone")
 
 
 def main(argv: Sequence[str]) -> int:
-    """Print a table of the runs' best figures, draw their curves, return the exit code."""
+    """Compare runs, or run a study, as the arguments say; return the exit code."""
     arguments = parse_arguments(argv)
     log_to(Screen())
+    if arguments.config is None:
+        return compare_runs(arguments)
+    return run_study(arguments)
+
+
+def run_study(arguments: argparse.Namespace) -> int:
+    """Run what is left of a study and summarise it, or a part of that; return the exit code."""
+    # Its configs' classes need it, and it takes a second.
+    import_paddle()
+    from ppema import study
+    from ppema.engine.run_folder import open_run_folder
+
+    read = study.read_study(arguments.config)
+    if arguments.measure is not None:
+        print(f"written: {study.measure(read, arguments.measure)}")
+        return 0
+    plan = study.make_plan(read, arguments.opt)
+    if arguments.check:
+        _print_plan(plan, study.count_steps(plan))
+        return 0
+    if arguments.report:
+        _report(study.Report(plan), "")
+        return 0
+    with open_run_folder(plan.folder):
+        workers = arguments.workers or num_cores()
+        steps = study.count_steps(plan)
+        total = sum(steps[run.variant.name] for run in plan.runs)
+        say(f"{plan.folder}: {len(plan.runs)} runs, {total:,} steps; {workers} at a time")
+        tools = study.Tools(Path(__file__).with_name("train.py"), Path(__file__))
+        runner = study.Runner(plan, tools, workers, steps)
+        runner.run()
+        failures = runner.failures
+        if len(failures) == len(plan.runs):
+            return study.exit_code(failures)
+        left = f"{len(failures)} of {len(plan.runs)} runs failed and are left out"
+        _report(study.Report(plan), left if failures else "")
+    return study.exit_code(failures)
+
+
+def _print_plan(plan: Any, steps: Mapping[str, int]) -> None:
+    seeds = plan.study.seeds
+    for variant in plan.variants:
+        weights = ", ".join(plan.weights(variant))
+        each = f"{len(seeds)} runs of {steps[variant.name]:,} steps"
+        print(f"{variant.title}: {each}; weights: {weights}")
+    total = sum(steps[run.variant.name] for run in plan.runs)
+    print(f"{len(plan.runs)} runs, {total:,} steps, in {plan.folder}")
+    for run in plan.runs:
+        print(run.command)
+
+
+def _report(report: Any, left: str) -> None:
+    from ppema.study import as_text
+
+    print(as_text(report.rows))
+    say(report.protocol)
+    written = report.write()
+    print(f"written: {', '.join(map(str, written))}" + (f"; {left}" if left else ""))
+
+
+def compare_runs(arguments: argparse.Namespace) -> int:
+    """Print a table of the runs' best figures, draw their curves, return the exit code."""
     if arguments.picture is not None and arguments.picture.is_dir():
         raise ConfigError(f"--picture {arguments.picture}: is a directory; a file is needed")
     # Imported once the arguments are right: Paddle takes a second.

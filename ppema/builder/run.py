@@ -133,6 +133,7 @@ def make_hooks(
         config.select,
         note_on(data.evaluated),
         with_evaluation,
+        config.eval_iter,
     )
     facts = {
         "config": config.name,

@@ -108,7 +108,7 @@ def render(config: Config) -> str:
 
 
 def _make_config(tree: MappingNode, name: str, catalog: Catalog, note: str = "") -> Config:
-    config = Config(**_convert_fields(Keys, tree, "", catalog), name=name)
+    config = Config(**convert_fields(Keys, tree, "", catalog), name=name)
     config._root = tree.origin if tree.origin.line == 0 else Origin(tree.origin.place)
     config._note = note
     _collect_origins(tree, "", config._origins)
@@ -117,7 +117,18 @@ def _make_config(tree: MappingNode, name: str, catalog: Catalog, note: str = "")
     return config
 
 
-def _convert_fields(keys: type, tree: MappingNode, path: str, catalog: Catalog) -> dict[str, Any]:
+def convert_fields(keys: type, tree: MappingNode, path: str, catalog: Catalog) -> dict[str, Any]:
+    """Return the values of a mapping, by the fields of a dataclass made of `schema.key`.
+
+    Args:
+        keys: the dataclass.
+        tree: the mapping.
+        path: of the mapping in its file, empty for the file itself.
+        catalog: the classes that sections may name, by the section's path.
+
+    Raises:
+        ConfigError: an unknown key, a missing one, or a value that is not allowed.
+    """
     fields = {f.name: f for f in dataclasses.fields(keys)}
     hints = hints_of_fields(keys)
     for name in tree.items:
@@ -146,7 +157,7 @@ def _convert_key(node: Node, annotation: Any, path: str, catalog: Catalog) -> An
         return None if is_null else convert_named(node, catalog[path], path)
     section = section_of(annotation)
     if section is not None and isinstance(node, MappingNode):
-        return section(**_convert_fields(section, node, path, catalog))
+        return section(**convert_fields(section, node, path, catalog))
     if section is not None:
         is_left_out = section is not annotation and isinstance(node, Scalar) and node.value is None
         if not is_left_out:
@@ -178,7 +189,9 @@ def _convert_collection(
 
 def _unknown_key(name: str, path: str, origin: Origin, fields: Mapping[str, Any]) -> ConfigError:
     key_path = f"{path}.{name}" if path else name
-    if name in FOREIGN_KEYS and (not path or path.endswith("Reader")):
+    # Other files than configs are read by this as well.
+    is_config = "Model" in fields or path.endswith("Reader")
+    if name in FOREIGN_KEYS and is_config:
         return ConfigError(f"{origin}: {key_path!r} {FOREIGN_KEYS[name]}")
     return ConfigError(f"{origin}: unknown key {key_path!r}{suggest(name, fields)}")
 

@@ -192,6 +192,12 @@ class Keys:
     snapshot_iter: int = key(
         "steps between further checkpoints; 0 for none", 0, at_least=0, at_most=_MOST
     )
+    eval_iter: int = key(
+        "steps between further evaluations, beside those at the ends of epochs; 0 for none",
+        0,
+        at_least=0,
+        at_most=_MOST,
+    )
     keep_checkpoint_max: int = key(
         "newest checkpoints to keep, beside the best", 3, at_least=1, at_most=_MOST
     )

@@ -17,7 +17,7 @@ class Candidates:
     """Put sets of weights into a model and evaluate them; BN statistics are computed anew.
 
     Args:
-        model: a paddle.nn.Layer; it holds the candidate that was evaluated last.
+        model: a paddle.nn.Layer, also an attribute; it holds the candidate that was loaded last.
         loss_fn: called with logits and labels, gives a scalar.
         eval_reader: the evaluation data.
         train_batches: gives the batches that a model with BN computes its statistics on: means
@@ -35,7 +35,7 @@ class Candidates:
         source: str,
         fast_cpu: bool = True,
     ) -> None:
-        self._model, self._loss_fn = model, loss_fn
+        self.model, self._loss_fn = model, loss_fn
         self._eval_reader, self._train_batches = eval_reader, train_batches
         self.source = source
         self._fast_layers = FastLayers(model, fast_cpu)
@@ -57,7 +57,7 @@ class Candidates:
             NonFiniteError: a weight is NaN or infinite.
         """
         with self._fast_layers.in_use():
-            return evaluate(self._model, self._loss_fn, self._eval_reader, name=source)
+            return evaluate(self.model, self._loss_fn, self._eval_reader, name=source)
 
     def load(
         self, state: Mapping[str, Any], source: str, recomputes_statistics: bool = True
@@ -69,26 +69,26 @@ class Candidates:
         Raises:
             CheckpointError: they do not fit; the text begins with `source`.
         """
-        dtypes = {name: tensor.dtype for name, tensor in self._model.state_dict().items()}
+        dtypes = {name: tensor.dtype for name, tensor in self.model.state_dict().items()}
         cast = {
             name: tensor.astype(dtypes[name])
             if name in dtypes and tensor.is_floating_point()
             else tensor
             for name, tensor in state.items()
         }
-        load_strictly(self._model, cast, source)
+        load_strictly(self.model, cast, source)
         if recomputes_statistics:
             with self._fast_layers.in_use():
-                update_bn(self._train_batches(), self._model)
+                update_bn(self._train_batches(), self.model)
 
     @property
     def recomputes(self) -> bool:
         """Tell whether the model has BN statistics, which are computed anew."""
-        return bool(batch_norm_layers(self._model))
+        return bool(batch_norm_layers(self.model))
 
     def state_dict(self) -> dict[str, Any]:
         """Return the weights that the model holds, which another `load` changes."""
-        state: dict[str, Any] = self._model.state_dict()
+        state: dict[str, Any] = self.model.state_dict()
         return state
 
     def save(self, path: Path) -> None:
@@ -97,4 +97,4 @@ class Candidates:
         Raises:
             StorageError: the disk refused.
         """
-        replace_weight_file(path, self._model.state_dict())
+        replace_weight_file(path, self.model.state_dict())

@@ -95,7 +95,7 @@ class LogHook(Hook):
 
 
 class EvaluateHook(Hook):
-    """Evaluate raw weights and every average at the end of each epoch; remember the best.
+    """Evaluate raw weights and every average where an epoch ends; remember the best.
 
     Args:
         reader: the evaluation data.
@@ -103,6 +103,7 @@ class EvaluateHook(Hook):
         select: raw, an average's name, or best, the one with the best evaluation.
         note: said beside the figures, where they are not of the data that was asked for.
         is_enabled: without it nothing is evaluated, and the best of an earlier part stays known.
+        eval_iter: evaluate every so many steps too; 0 for not.
     """
 
     name = "evaluate"
@@ -116,8 +117,9 @@ class EvaluateHook(Hook):
         select: str,
         note: str = "",
         is_enabled: bool = True,
+        eval_iter: int = 0,
     ) -> None:
-        self._reader, self.recorder = reader, recorder
+        self._reader, self.recorder, self._eval_iter = reader, recorder, eval_iter
         self.select, self.note, self._is_enabled = select, note, is_enabled
         self.evaluations: dict[str, Evaluation] = {}
         self.winner: Optional[str] = None
@@ -125,9 +127,11 @@ class EvaluateHook(Hook):
         self.is_best = False
 
     def after_step(self, trainer: Trainer) -> None:
-        """Evaluate at the end of an epoch; elsewhere forget the figures of an earlier step."""
+        """Evaluate where it is due; elsewhere forget the figures of an earlier step."""
         self.evaluations, self.winner, self.is_best = {}, None, False
-        if not (self._is_enabled and trainer.is_epoch_end):
+        is_due = trainer.is_epoch_end
+        is_due |= bool(self._eval_iter) and trainer.step % self._eval_iter == 0
+        if not (self._is_enabled and is_due):
             return
         trainer.refresh_averages()
         model, averages, loss_fn = trainer.model, trainer.averages, trainer.loss_fn

@@ -31,7 +31,8 @@ def plot_runs(runs: Sequence[Run], title: str, path: Path) -> None:
     for index, run in enumerate(runs):
         color = style_of(index)["color"]
         for name in dict.fromkeys(("raw", run.average)):
-            own = [r for r in run.records if r["split"] == "eval" and r["average"] == name]
+            # Of an epoch the last, at its end.
+            own = list({r["epoch"]: r for r in _evaluations(run, name)}.values())
             epochs, top1 = [r["epoch"] for r in own], [100 * v for v in values_of(own, "top1")]
             is_chosen = name == run.average
             style = {"linewidth": 1.8} if is_chosen else {"linewidth": 0.8, "linestyle": "--"}
@@ -45,3 +46,7 @@ def plot_runs(runs: Sequence[Run], title: str, path: Path) -> None:
     axes.set_title(f"{title}\nthick: the weights that count; thin: raw")
     label_ends(axes, ends)
     save(figure, path, [title, *(run.name for run in runs)])
+
+
+def _evaluations(run: Run, name: str) -> list[Mapping[str, Any]]:
+    return [r for r in run.records if r["split"] == "eval" and r["average"] == name]

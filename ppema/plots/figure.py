@@ -27,22 +27,31 @@ _LABEL_STEP = 11.5
 _CONNECTOR = {"arrowstyle": "-", "linewidth": 0.6, "relpos": (0.0, 0.5), "shrinkA": 0}
 
 
-def new_figure(rows: int, heights: Sequence[int], size: tuple[float, float] = (8.4, 5.6)) -> Any:
-    """Return a figure and its axes, one below the other, with a common horizontal axis."""
+def new_figure(
+    rows: int,
+    heights: Sequence[float],
+    size: tuple[float, float] = (8.4, 5.6),
+    shares_axis: bool = True,
+) -> Any:
+    """Return a figure and its axes, one below the other.
+
+    Their horizontal axis is a common one of whole numbers, or each has one of its own.
+    """
     pyplot = _pyplot()
     figure, axes = pyplot.subplots(
         rows,
         1,
         figsize=size,
-        sharex=True,
+        sharex=shares_axis,
         squeeze=False,
         gridspec_kw={"height_ratios": list(heights)},
     )
     for each in axes[:, 0]:
         each.grid(color="0.92")
         each.spines[["top", "right"]].set_visible(False)
-        each.xaxis.get_major_locator().set_params(integer=True)
-        each.xaxis.set_major_formatter("{x:,.0f}")
+        if shares_axis:
+            each.xaxis.get_major_locator().set_params(integer=True)
+            each.xaxis.set_major_formatter("{x:,.0f}")
     return figure, axes[:, 0]
 
 

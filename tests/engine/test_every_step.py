@@ -144,7 +144,7 @@ def make_run(folder, images, epochs, num_workers, stop=None, is_evaluated=True, 
     dataset = UserSamples(Images(images)).load(None)
     store, signals = CheckpointStore(folder, keep=2), StopSignals()
     recorder = Recorder(folder, None)
-    evaluate = EvaluateHook(make_reader(20), recorder, "best", "", is_evaluated)
+    evaluate = EvaluateHook(make_reader(20), recorder, "best", "", is_evaluated, eval_iter=13)
     snapshots = SnapshotHook(folder / SNAPSHOTS, 5)
     save = CheckpointHook(store, snapshot_epoch, 0, {}, evaluate, snapshots)
     log = LogHook(recorder, 4, None)

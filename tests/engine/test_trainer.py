@@ -11,7 +11,7 @@ from trainers import DropoutNet, all_bits, bits, make_reader, make_trainer
 from ppema import ExponentialMovingAverage, update_bn
 from ppema.engine.candidates import Candidates
 from ppema.engine.hooks import EvaluateHook
-from ppema.engine.record import Recorder
+from ppema.engine.record import METRICS, Recorder, read_records
 from ppema.engine.trainer import Hook
 from ppema.errors import NonFiniteError
 from ppema.models import LeNetBN
@@ -278,6 +278,17 @@ class WatchedBN(LeNetBN):
     def forward(self, image):
         self.seen.append("forward" in vars(self.features[3]))
         return super().forward(image)
+
+
+@pytest.mark.parametrize(("eval_iter", "steps"), [(0, [5, 10]), (4, [4, 5, 8, 10])])
+def test_evaluations_are_at_the_ends_of_epochs_and_every_so_many_steps(tmp_path, eval_iter, steps):
+    recorder = Recorder(tmp_path, None)
+    evaluation = EvaluateHook(make_reader(), recorder, "raw", eval_iter=eval_iter)
+    make_trainer(make_reader(), [evaluation]).train()
+    records = list(read_records(tmp_path / METRICS))
+    assert [(r["step"], r["epoch"]) for r in records if r["average"] == "raw"] == [
+        (step, 1 if step <= 5 else 2) for step in steps
+    ]
 
 
 @pytest.mark.parametrize("fast_cpu", [True, False])

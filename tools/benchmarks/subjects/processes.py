@@ -6,9 +6,10 @@ import contextlib
 import tempfile
 from dataclasses import dataclass
 
+from ppema.machine import num_cores
+
 from .. import loopback
 from ..data import Archives, open_archives
-from ..machine import num_cores
 from ..rank_group import RankGroup
 from ..rows import Findings, Reach, Row, ratios_of
 from ..settings import Settings

@@ -1,0 +1,209 @@
+"""What the runs of a study say together: figures by run, by variant, and paired differences."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass
+from typing import Any, Mapping, Optional, Sequence
+
+import numpy as np
+
+from ..calibration import Reliability
+from ..engine.record import METRICS, read_records
+from ..errors import CheckpointError
+from ..metrics import churn
+from .measure import rank, read_measured
+from .plan import Plan, PlannedRun, Variant
+from .reached import first_reaching, seconds_by_step, seconds_to
+from .schema import Study
+from .statistics import summarise
+
+# Beside the weights by name: of each run those that it would itself have chosen.
+SELECTED = "selected"
+FIGURES = ("top1", "loss", "ece")
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """What one run gave.
+
+    Attributes:
+        measured: what its test.json says.
+        records: its metrics.jsonl.
+        weights: by name, with what `selected` stands for among them.
+    """
+
+    run: PlannedRun
+    measured: Mapping[str, Any]
+    records: Sequence[Mapping[str, Any]]
+    weights: Mapping[str, Mapping[str, Any]]
+    selected: str
+    seconds: Mapping[int, float]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the figures of the run, as they stand in result.json."""
+        weights = {
+            name: {key: value for key, value in found.items() if key not in _BULKY}
+            for name, found in self.weights.items()
+            if name != SELECTED
+        }
+        return {
+            "variant": self.run.variant.name,
+            "seed": self.run.seed,
+            "config_sha256": self.run.fingerprint,
+            "command": self.run.command,
+            "steps": max(self.seconds),
+            "seconds": self.seconds[max(self.seconds)],
+            "selected": self.selected,
+            "weights": weights,
+        }
+
+
+# Of each image, or of each bin: in the run's own file.
+_BULKY = ("classes", "reliability")
+
+
+def read_result(study: Study, run: PlannedRun) -> Optional[RunResult]:
+    """Return what a run gave, None where it is not done."""
+    measured = read_measured(study, run.folder)
+    if measured is None:
+        return None
+    records = list(read_records(run.folder / METRICS))
+    images_per_step = run.config.TrainReader.batch_size * run.config.accumulate_steps
+    seconds = seconds_by_step(records, images_per_step)
+    weights = {name: dict(found) for name, found in measured["weights"].items()}
+    for name, found in weights.items():
+        if study.reach is not None:
+            step = first_reaching(records, name, study.reach)
+            found["reached_step"] = step
+            found["reached_s"] = None if step is None else seconds_to(step, seconds)
+    selected = max(weights, key=lambda name: rank(weights[name]["validation"], study.metric))
+    return RunResult(
+        run, measured, records, {**weights, SELECTED: weights[selected]}, selected, seconds
+    )
+
+
+def read_results(plan: Plan) -> list[RunResult]:
+    """Return what the runs gave that are done, by variant, then by seed.
+
+    Raises:
+        CheckpointError: they are not all of the same data.
+    """
+    found = [read_result(plan.study, run) for run in plan.runs]
+    results = [result for result in found if result is not None]
+    order = [variant.name for variant in plan.variants]
+    results.sort(key=lambda result: order.index(result.run.variant.name))
+    kinds = {result.measured["data"]["kind"]: result.run for result in results}
+    if len(kinds) > 1:
+        said = ", ".join(f"{kind} ({run.folder})" for kind, run in sorted(kinds.items()))
+        raise CheckpointError(f"runs of one study are of different data: {said}; delete the others")
+    return results
+
+
+def summarise_variants(plan: Plan, results: Sequence[RunResult]) -> list[dict[str, Any]]:
+    """Return for each variant, and each of its weights, means and differences over the seeds."""
+    by_variant = {v.name: [r for r in results if r.run.variant is v] for v in plan.variants}
+    return [
+        {
+            "variant": variant.name,
+            "labels": dict(variant.labels),
+            "n": len(by_variant[variant.name]),
+            "chosen": _chosen(plan.study, by_variant[variant.name]),
+            "data": next((r.measured["data"] for r in by_variant[variant.name]), None),
+            "weights": {
+                name: _summary(plan, variant, name, by_variant)
+                for name in (*plan.weights(variant), SELECTED)
+                if by_variant[variant.name]
+            },
+        }
+        for variant in plan.variants
+    ]
+
+
+def reliability_of(results: Sequence[RunResult], name: str) -> Reliability:
+    """Return the answers of some weights on the test data, of all seeds together."""
+    counts = [result.weights[name]["reliability"] for result in results]
+    parts = [Reliability(**{k: np.array(v, np.int64) for k, v in c.items()}) for c in counts]
+    total = parts[0]
+    for part in parts[1:]:
+        total = total + part
+    return total
+
+
+def _chosen(study: Study, results: Sequence[RunResult]) -> Optional[str]:
+    """Return the weights that validate best in the mean of all seeds."""
+    if not results:
+        return None
+    names = [name for name in results[0].weights if name != SELECTED]
+
+    def mean_rank(name: str) -> tuple[float, ...]:
+        ranks = [rank(result.weights[name]["validation"], study.metric) for result in results]
+        return tuple(sum(column) / len(ranks) for column in zip(*ranks))
+
+    return max(names, key=mean_rank)
+
+
+def _summary(
+    plan: Plan, variant: Variant, name: str, by_variant: Mapping[str, Sequence[RunResult]]
+) -> dict[str, Any]:
+    own = {result.run.seed: result.weights[name] for result in by_variant[variant.name]}
+    other = plan.reference_of(variant)
+    reference = {
+        result.run.seed: result.weights[plan.study.reference.weights]
+        for result in by_variant[other.name]
+    }
+    is_itself = other is variant and name == plan.study.reference.weights
+    seeds = [seed for seed in own if seed in reference]
+    summary: dict[str, Any] = {
+        split: {key: _level([found[split][key] for found in own.values()]) for key in FIGURES}
+        for split in ("validation", "test")
+    }
+    if not is_itself:
+        summary["difference"] = {
+            key: _difference([own[s]["test"][key] - reference[s]["test"][key] for s in seeds])
+            for key in FIGURES
+        }
+    summary["churn"] = _churn([found["classes"] for found in own.values()])
+    if plan.study.reach is not None and name != SELECTED:
+        summary["reached"] = _reached(own, {} if is_itself else reference)
+    return summary
+
+
+def _reached(
+    own: Mapping[int, Mapping[str, Any]], reference: Mapping[int, Mapping[str, Any]]
+) -> dict[str, Any]:
+    """Return steps and seconds to the accuracy, of the seeds that reached it."""
+    found: dict[str, Any] = {"n": sum(r["reached_step"] is not None for r in own.values())}
+    for key in ("reached_step", "reached_s"):
+        reached = {seed: r[key] for seed, r in own.items() if r[key] is not None}
+        pairs = [
+            value - reference[seed][key]
+            for seed, value in reached.items()
+            if seed in reference and reference[seed][key] is not None
+        ]
+        word = key.replace("reached_step", "steps").replace("reached_s", "seconds")
+        found[word] = _level(list(reached.values()))
+        found[f"{word}_difference"] = _difference(pairs)
+    return found
+
+
+def _churn(classes: Sequence[Sequence[int]]) -> Optional[dict[str, float]]:
+    """Return the shares of test images that two seeds put into different classes."""
+    arrays = [np.array(each, np.int64) for each in classes]
+    pairs = [churn(*pair) for pair in itertools.combinations(arrays, 2)]
+    if not pairs:
+        return None
+    return {"mean": sum(pairs) / len(pairs), "least": min(pairs), "largest": max(pairs)}
+
+
+def _level(values: Sequence[float]) -> Optional[dict[str, Any]]:
+    """Return a figure over the seeds, without a test: that it is not 0 says nothing."""
+    if not values:
+        return None
+    found = summarise(values)
+    return {"n": found.n, "mean": found.mean, "std": found.std}
+
+
+def _difference(values: Sequence[float]) -> Optional[dict[str, Any]]:
+    """Return a difference over the pairs, with its interval and its test."""
+    return summarise(values).as_dict() if values else None

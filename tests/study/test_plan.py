@@ -1,0 +1,153 @@
+"""The runs that a study makes: which, where, of which config, and what is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from ppema.errors import ConfigError
+from ppema.study import count_steps, make_plan, read_study
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+STUDY = f"""\
+base: {REPOSITORY}/configs/lenet_digits.yml
+set: [epoch=2, validation=0.1]
+axes:
+  noise: {{clean: {{}}, 40 %: {{label_noise: 0.4}}}}
+  batch:
+    small: {{TrainReader.batch_size: 32}}
+    large: {{TrainReader.batch_size: 64, accumulate_steps: 2}}
+seeds: [0, 5]
+"""
+
+
+@pytest.fixture
+def plan(tmp_path, monkeypatch):
+    """Return a function that plans a study of some text."""
+    monkeypatch.chdir(tmp_path)
+
+    def read_and_plan(text, *options):
+        (tmp_path / "some.yml").write_text(text)
+        return make_plan(read_study("some.yml"), options)
+
+    return read_and_plan
+
+
+def test_axes_are_crossed_and_the_runs_of_one_seed_stand_together(plan):
+    found = plan(STUDY)
+    assert [variant.name for variant in found.variants] == [
+        "noise_clean-batch_small",
+        "noise_clean-batch_large",
+        "noise_40-batch_small",
+        "noise_40-batch_large",
+    ]
+    assert [run.seed for run in found.runs] == [0, 0, 0, 0, 5, 5, 5, 5]
+    run = found.runs[6]
+    assert run.title == "noise 40 %, batch small, seed 5"
+    assert str(run.folder) == "output/some/runs/noise_40-batch_small/seed_5/lenet_digits"
+    config = run.config
+    assert (config.seed, config.epoch, config.label_noise) == (5, 2, 0.4)
+    assert (config.TrainReader.batch_size, config.use_vdl) == (32, False)
+    assert run.command == (
+        f"python tools/train.py -c {REPOSITORY}/configs/lenet_digits.yml --eval -r auto -o "
+        "use_vdl=false epoch=2 validation=0.1 label_noise=0.4 TrainReader.batch_size=32 seed=5 "
+        "save_dir=output/some/runs/noise_40-batch_small/seed_5"
+    )
+
+
+def test_without_axes_there_is_one_variant(plan):
+    found = plan(f"base: {REPOSITORY}/configs/lenet_digits.yml\nset: [validation=9]\nseeds: [7]\n")
+    assert [(variant.name, variant.title) for variant in found.variants] == [("base", "base")]
+
+
+def test_options_change_the_base_and_move_the_whole_study(plan):
+    found = plan(STUDY, "epoch=1", "save_dir=else")
+    assert str(found.folder) == "else/some"
+    assert str(found.runs[0].folder).startswith("else/some/runs/")
+    assert found.runs[0].config.epoch == 1
+
+
+def test_a_fingerprint_is_of_all_but_the_folder(plan):
+    here, there, other = plan(STUDY), plan(STUDY, "save_dir=else"), plan(STUDY, "epoch=1")
+    assert here.runs[0].fingerprint == there.runs[0].fingerprint
+    fingerprints = {run.fingerprint for run in here.runs}
+    assert len(fingerprints) == 8
+    assert not fingerprints & {run.fingerprint for run in other.runs}
+
+
+def test_steps_are_those_of_each_variant(plan):
+    # 6,490 images are trained on: 203 batches of 32; 102 of 64, two a step.
+    assert list(count_steps(plan(STUDY)).values()) == [406, 102, 406, 102]
+
+
+def test_the_epoch_that_validates_best_must_still_be_there_at_the_end(plan):
+    config = plan(STUDY + "checkpoint: best\n", "keep_checkpoint_max=1").runs[0].config
+    assert (config.keep_checkpoint_max, config.snapshot_epoch) == (2, 1)
+
+
+def test_a_reference_on_one_axis_leaves_the_others_as_they_are(plan):
+    found = plan(STUDY + "reference: {noise: clean}\n")
+    assert [found.reference_of(variant).name for variant in found.variants] == [
+        "noise_clean-batch_small",
+        "noise_clean-batch_large",
+        "noise_clean-batch_small",
+        "noise_clean-batch_large",
+    ]
+    assert [plan(STUDY).reference_of(variant).name for variant in found.variants] == [
+        variant.name for variant in found.variants
+    ]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("epoch=2", "epoch=0", "some.yml:2: epoch must be 1 or more, got 0"),
+        ("label_noise: 0.4", "label_noise: 4", "some.yml:4: label_noise must be 1 or less, got 4"),
+        ("label_noise: 0.4", "lable_noise: 4", "some.yml:4: unknown key 'lable_noise'; did you "),
+        (
+            "TrainReader.batch_size: 32",
+            "Optimizer.name: Adan",
+            "some.yml:6: Optimizer.name: there is no 'Adan'; did you mean 'Adam'?",
+        ),
+        # Said by the class itself, once it is made.
+        (
+            "TrainReader.batch_size: 32",
+            "Averages.ema.decay: 2.0",
+            "some.yml:6: Averages.ema.decay must be in [0, 1), got 2.0",
+        ),
+        (
+            "validation=0.1",
+            "log_iter=5",
+            "some.yml:2: a study selects on images kept out of the training data; set validation",
+        ),
+        ("40 %:", "CLEAN_:", None),
+        ("40 %:", "clean_:", "some.yml:3: axes: two variants would have the folder "),
+        ("seeds:", "reference: swa\nseeds:", "some.yml:8: reference must be one of raw, ema, got"),
+        ("seeds:", "posthoc: [0.1]\nseeds:", "some.yml:8: posthoc needs snapshots; set posthoc_"),
+    ],
+)
+def test_what_is_wrong_is_told_with_the_line_of_the_study(plan, old, new, message):
+    assert STUDY.count(old) == 1
+    text = STUDY.replace(old, new)
+    if message is None:
+        assert len(plan(text).variants) == 4
+        return
+    with pytest.raises(ConfigError) as caught:
+        plan(text)
+    assert str(caught.value).startswith(message)
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ("seed=3", "-o seed: the study gives each run its seed"),
+        ("label_noise=0.1", "-o label_noise: is what the axis 'noise' varies"),
+        ("TrainReader={batch_size: 3}", "-o TrainReader: is what the axis 'batch' varies"),
+        ("epoch=0", "-o epoch: epoch must be 1 or more, got 0"),
+    ],
+)
+def test_options_that_cannot_be_are_refused(plan, option, message):
+    with pytest.raises(ConfigError) as caught:
+        plan(STUDY, option)
+    assert str(caught.value) == message
