@@ -18,14 +18,14 @@ from ppema.checkpoint import Checkpoint
 
 pytestmark = pytest.mark.reliability
 
-# The last of the ten steps of an epoch has 45 images, which no number of processes divides.
-NUM_IMAGES, NUM_STEPS = 621, 200
+# The last of the twenty steps of an epoch has 45 images, which no number of processes divides.
+NUM_IMAGES, NUM_STEPS = 1261, 200
 CONFIG = f"""\
 _BASE_: {REPOSITORY}/configs/lenet_mnist.yml
-epoch: 20
+epoch: 10
 log_iter: 1
 snapshot_iter: 15
-snapshot_epoch: 4
+snapshot_epoch: 2
 posthoc_every: 40
 TrainDataset: {{dataset_dir: data}}
 EvalDataset: {{dataset_dir: eval_data}}
