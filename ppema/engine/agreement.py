@@ -67,7 +67,12 @@ def require_same_weights(trainer: Trainer) -> None:
 def _digests(trainer: Trainer) -> dict[str, str]:
     states: dict[str, Mapping[str, Any]] = {"raw": trainer.model.state_dict()}
     for name, average in trainer.averages.items():
-        states[name] = average.state_dict()["shadow"]
+        for key, value in average.state_dict().items():
+            if isinstance(value, Mapping):
+                states[name] = value
+            # The latest snapshots, of an average that keeps some.
+            elif isinstance(value, list) and all(isinstance(item, Mapping) for item in value):
+                states.update({f"{name} {key} {i}": item for i, item in enumerate(value)})
     return {
         f"{of}: {name}": hashlib.sha256(tensor.numpy().tobytes()).hexdigest()
         for of, state in states.items()

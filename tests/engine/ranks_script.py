@@ -216,6 +216,22 @@ def differing():
     return ""
 
 
+def differing_snapshot():
+    """Move a weight of a snapshot that LAWA keeps, on one rank only."""
+    trainer = make_trainer(shared_reader(40, 8), network=PlainNet, num_epochs=1)
+    trainer.train()
+    require_same_weights(trainer)
+    if ranks.rank() == 1:
+        trainer.averages["latest"].state_dict()["snapshots"][0]["body.1.bias"].add_(
+            paddle.full([16], 1e-3)
+        )
+    try:
+        require_same_weights(trainer)
+    except RanksDifferError as error:
+        return str(error)
+    return ""
+
+
 def signalled():
     """Send a signal to the second rank, and see where both leave their work."""
     done = []
@@ -303,6 +319,7 @@ def main(folder):
         "nan_of_one_rank": nan_of_one_rank(),
         "gated": gated(),
         "differing": differing(),
+        "differing_snapshot": differing_snapshot(),
         "signalled": signalled(),
         "rounded": rounded(),
         "recomputed": recomputed(),

@@ -112,6 +112,8 @@ def test_weights_that_are_not_the_same_are_not_saved(of_ranks):
         "this step is not saved, the checkpoint before it stands"
     )
     assert [found["differing"] for found in of_ranks] == [expected, expected]
+    for found in of_ranks:
+        assert "(latest snapshots 0: body.1.bias, 1 of" in found["differing_snapshot"]
 
 
 def test_a_signal_to_one_ends_both_after_the_same_batch(of_ranks):
