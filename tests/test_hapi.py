@@ -681,7 +681,7 @@ def test_a_callback_that_writes_weights_comes_after_the_update(monkeypatch):
                 parameter.set_value(parameter.clip(-0.05, 0.05))
 
     monkeypatch.setattr(kernels, "MIN_WEIGHTS_IN_BACKGROUND", 0)
-    monkeypatch.setattr(kernels, "num_cores", lambda: 2)
+    monkeypatch.setattr(kernels, "num_own_cores", lambda: 2)
 
     def refuse(job):
         raise AssertionError("beside the callback")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+from functools import partial
 from types import SimpleNamespace
 
 import paddle
@@ -58,6 +59,19 @@ def test_one_alone_gives_back_what_it_was_given():
     assert ranks.gather("a") == ["a"]
     assert ranks.broadcast("a") == "a"
     assert ranks.sum_of([1.5, 2]) == ranks.largest_of([1.5, 2]) == [1.5, 2]
+
+
+@pytest.mark.parametrize(("device", "way"), [("cpu", "views"), ("gpu:0", "tensors")])
+def test_what_lies_on_the_host_is_sent_from_the_gpu_where_there_is_one(device, way, monkeypatch):
+    # An average may be kept in main memory, from where NCCL cannot send.
+    ways = []
+    for name in ("views", "tensors"):
+        taken = partial(lambda name, tensors, scale: ways.append(name), name)
+        monkeypatch.setattr(ranks, f"_all_reduce_{name}", taken)
+    monkeypatch.setattr(ranks, "num_ranks", lambda: 2)
+    monkeypatch.setattr(paddle, "get_device", lambda: device)
+    ranks.all_reduce_mean([paddle.ones([3]), paddle.zeros([0])])
+    assert ways == [way]
 
 
 def test_a_tool_of_one_process_says_so_and_does_nothing(launched, capfd):

@@ -58,7 +58,7 @@ def in_two_threads(function: Callable[[int, int], Any], num_weights: int, cost: 
         num_weights: where the last of them ends.
         cost: how many weights are moved, those of each average counted.
     """
-    if _HELPER.is_here or cost < MIN_WEIGHTS_OF_TWO_THREADS or num_cores() < 2:
+    if _HELPER.is_here or cost < MIN_WEIGHTS_OF_TWO_THREADS or num_own_cores() < 2:
         return [function(0, num_weights)]
     middle = num_weights // 2
     other = _HELPER.submit(lambda: function(middle, num_weights))
@@ -72,7 +72,7 @@ def in_two_threads(function: Callable[[int, int], Any], num_weights: int, cost: 
 
 def gains_in_background(cost: int) -> bool:
     """Tell whether moving so many weights beside the caller's own work is worth a handover."""
-    return cost >= MIN_WEIGHTS_IN_BACKGROUND and num_cores() >= 2
+    return cost >= MIN_WEIGHTS_IN_BACKGROUND and num_own_cores() >= 2
 
 
 def start_in_background(function: Callable[[], None]) -> None:
@@ -100,7 +100,7 @@ def _load() -> Optional[Any]:
     return None
 
 
-def num_cores() -> int:
+def num_own_cores() -> int:
     """Return this process's share of the cores it may use, which can change while it runs."""
     has_affinity = hasattr(os, "sched_getaffinity")
     num_cores = len(os.sched_getaffinity(0)) if has_affinity else os.cpu_count() or 1

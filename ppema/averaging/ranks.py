@@ -146,11 +146,15 @@ def _all_reduce(tensors: Sequence[Any], scale: float) -> None:
     if num_ranks() == 1:
         return
     filled = [tensor for tensor in tensors if 0 not in tensor.shape]
+    # NCCL sends from a GPU only, wherever the tensors lie.
+    is_sent_from_host = paddle.get_device() == "cpu"
     with paddle.no_grad():
         for dtype in dict.fromkeys(tensor.dtype for tensor in filled):
             alike = [tensor for tensor in filled if tensor.dtype == dtype]
-            reduce = _all_reduce_views if all(map(is_viewable, alike)) else _all_reduce_tensors
-            reduce(alike, scale)
+            if is_sent_from_host and all(map(is_viewable, alike)):
+                _all_reduce_views(alike, scale)
+            else:
+                _all_reduce_tensors(alike, scale)
 
 
 def _all_reduce_views(tensors: Sequence[Any], scale: float) -> None:

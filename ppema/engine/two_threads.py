@@ -14,7 +14,7 @@ from typing import Any, Callable, Iterable
 import paddle
 
 from ..averaging.helper_thread import HelperThread, Job
-from ..averaging.kernels import num_cores
+from ..averaging.kernels import num_own_cores
 
 # Where the layers are that hold nothing but weights, and whose eval mode writes to none of them.
 _PLAIN_MODULES = frozenset(
@@ -42,7 +42,7 @@ def can_take_two_threads(*layers: Any) -> bool:
     True on a CPU with two free cores, for layers of Paddle's and ours without hooks; a user's class
     may well leave something in `self` that belongs to one batch.
     """
-    has_two_cores = hasattr(os, "sched_getaffinity") and num_cores() > 1
+    has_two_cores = hasattr(os, "sched_getaffinity") and num_own_cores() > 1
     # Paddle sets this to 1 at its import, unless the user wants more cores for each kernel.
     is_one_core_used = os.environ.get("OMP_NUM_THREADS") == "1"
     if not (has_two_cores and is_one_core_used and paddle.get_device() == "cpu"):

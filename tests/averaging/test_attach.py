@@ -53,7 +53,7 @@ def beside(request, monkeypatch):
         pytest.importorskip("numba")
     request.param(monkeypatch)
     monkeypatch.setattr(kernels, "MIN_WEIGHTS_IN_BACKGROUND", 0)
-    monkeypatch.setattr(kernels, "num_cores", lambda: 2)
+    monkeypatch.setattr(kernels, "num_own_cores", lambda: 2)
 
 
 @pytest.fixture
@@ -64,7 +64,7 @@ def in_line(monkeypatch):
         raise AssertionError("handed to the helper thread")
 
     monkeypatch.setattr(kernels, "start_in_background", refuse)
-    monkeypatch.setattr(kernels, "num_cores", lambda: 2)
+    monkeypatch.setattr(kernels, "num_own_cores", lambda: 2)
 
 
 def compute_gradients(model, random):
@@ -410,7 +410,7 @@ def test_what_cannot_gain_or_is_not_safe_is_updated_in_line(reason, in_line, mon
     kind = {"its own update": "own"}.get(reason, "ema")
     model, optimizer, average, twin = set_up(MAKERS[kind])
     if reason == "one core":
-        monkeypatch.setattr(kernels, "num_cores", lambda: 1)
+        monkeypatch.setattr(kernels, "num_own_cores", lambda: 1)
     if reason == "on a GPU":
         monkeypatch.setattr(MovingTensors, "is_on_host", False)
     if reason == "another optimizer":

@@ -43,7 +43,7 @@ def run(monkeypatch, is_fast, **options):
         make_reader(), [losses], network=ConvNet, fast_cpu=is_fast, switch="ema", **options
     )
     with monkeypatch.context() as patch:
-        patch.setattr(kernels, "num_cores", lambda: 2 if is_fast else 1)
+        patch.setattr(kernels, "num_own_cores", lambda: 2 if is_fast else 1)
         for name in ("MIN_WEIGHTS_IN_BACKGROUND", "MIN_WEIGHTS_OF_TWO_THREADS"):
             patch.setattr(kernels, name, 0 if is_fast else 10**18)
         (use_numba if is_fast else use_numpy)(patch)
@@ -70,7 +70,7 @@ def test_losses_weights_and_averages_are_the_same_bits(options, monkeypatch):
 def test_a_step_waits_for_the_update_of_the_one_before(monkeypatch):
     import threading
 
-    monkeypatch.setattr(kernels, "num_cores", lambda: 2)
+    monkeypatch.setattr(kernels, "num_own_cores", lambda: 2)
     monkeypatch.setattr(kernels, "MIN_WEIGHTS_IN_BACKGROUND", 0)
     gate = threading.Event()
 
@@ -85,6 +85,6 @@ def test_a_step_waits_for_the_update_of_the_one_before(monkeypatch):
     held = make_trainer(make_reader(), [HoldUp()], num_epochs=1)
     held.train()
     plain = make_trainer(make_reader(), num_epochs=1)
-    monkeypatch.setattr(kernels, "num_cores", lambda: 1)
+    monkeypatch.setattr(kernels, "num_own_cores", lambda: 1)
     plain.train()
     assert all_bits(held) == all_bits(plain)

@@ -195,7 +195,7 @@ def clean():
 def use_thread(monkeypatch):
     """Have even a small model's averages moved beside the next forward and backward pass."""
     monkeypatch.setattr(kernels, "MIN_WEIGHTS_IN_BACKGROUND", 0)
-    monkeypatch.setattr(kernels, "num_cores", lambda: 2)
+    monkeypatch.setattr(kernels, "num_own_cores", lambda: 2)
 
 
 @pytest.mark.parametrize("seed", range(100))
