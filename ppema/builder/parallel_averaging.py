@@ -60,6 +60,14 @@ def worker_config(config: Config, worker: int) -> Config:
     return replace(alone, name=name, seed=seed_of_worker(alone.seed, worker))
 
 
+def parts_of(config: Config) -> list[Config]:
+    """Return the configs of the runs that make one: phase 1 and each worker, or the run itself."""
+    if config.Swap is None:
+        return [config]
+    workers = (worker_config(config, worker) for worker in range(config.Swap.workers))
+    return [phase_1_config(config), *workers]
+
+
 class ParallelAveraging:
     """Run the phases of a config with the section Swap.
 
@@ -179,8 +187,7 @@ class ParallelAveraging:
             NonFiniteError: the mean, or a BN statistic of it, is not finite.
         """
         start = self._end_of_phase_1()
-        configs = (worker_config(self._config, worker) for worker in range(self._swap.workers))
-        finals = [find_final(run_folder(part)) for part in configs]
+        finals = [find_final(run_folder(part)) for part in parts_of(self._config)[1:]]
         for final in finals:
             require_continued_facts(final)
         save_mean(self._config, self._store, start, finals, self._with_evaluation)

@@ -25,7 +25,8 @@ def is_trained(run: PlannedRun) -> bool:
         newest = store.newest()
         if newest is None:
             return False
-        require_continued_facts(newest)
+        if run.config.Swap is None:
+            require_continued_facts(newest)
     except CheckpointError:
         # tools/train.py says what is wrong with it.
         return False
@@ -35,7 +36,9 @@ def is_trained(run: PlannedRun) -> bool:
             f"{_differences(run, newest.manifest['config_values'])}); take the study's folder "
             "away, or name another one by -o save_dir=…"
         )
-    return is_finished(newest, run.config.epoch) and (run.folder / FINAL).exists()
+    # SWAP saves nothing in the folder itself before the mean of its workers, the end.
+    is_at_end = run.config.Swap is not None or is_finished(newest, run.config.epoch)
+    return is_at_end and (run.folder / FINAL).exists()
 
 
 def _differences(run: PlannedRun, before: Mapping[str, Any]) -> str:

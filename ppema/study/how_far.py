@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 from typing import Iterable, Mapping, Optional
 
+from ..builder import run_folder
 from ..engine.record import METRICS
 from .plan import PlannedRun
 
@@ -42,7 +43,8 @@ class HowFar:
         if now - self._looked_s < _LOOK_S:
             return
         self._looked_s = now
-        self.done = self._ended + sum(last_step(run.folder / METRICS) for run in running)
+        folders = (run_folder(part) for run in running for part in run.parts)
+        self.done = self._ended + sum(last_step(folder / METRICS) for folder in folders)
         if self._first is None:
             self._first = (now, self.done)
 

@@ -13,9 +13,11 @@ from pathlib import Path
 from typing import Any, Callable, Iterator, Mapping, Sequence
 
 from .. import builder
+from ..builder.parallel_averaging import parts_of
 from ..builder.parts import run_length
 from ..builder.run_data import make_train_reader
 from ..config import Config
+from ..engine.phases import SWAP
 from ..errors import ConfigError
 from .schema import RAW, Override, Study
 
@@ -72,6 +74,11 @@ class PlannedRun:
         return builder.run_folder(self.config)
 
     @property
+    def parts(self) -> list[Config]:
+        """Return the configs of what is trained for it: itself, or the phases of SWAP."""
+        return parts_of(self.config)
+
+    @property
     def title(self) -> str:
         """Return the run in a few words."""
         return f"{self.variant.title}, seed {self.seed}"
@@ -99,6 +106,9 @@ class Plan:
 
     def weights(self, variant: Variant) -> list[str]:
         """Return the names of all weights that a run of a variant ends with."""
+        if variant.config.Swap is not None:
+            # Averages of the config are of a worker each.
+            return [RAW, SWAP]
         made = [posthoc_name(width) for width in self.study.posthoc]
         return [RAW, *variant.config.Averages, *made]
 
@@ -134,20 +144,23 @@ def make_plan(study: Study, options: Sequence[str]) -> Plan:
 def count_steps(plan: Plan) -> dict[str, int]:
     """Return the steps of a run of each variant; all data are loaded, and so are at hand then.
 
+    Of one with the section Swap they are those of all its parts, the most that phase 1 can take.
+
     Raises:
         DataError: data are missing or damaged.
     """
     counted: dict[str, int] = {}
     known: dict[str, int] = {}
     for variant in plan.variants:
-        config = variant.config
-        data_keys = fingerprint({name: config.values()[name] for name in _DATA_KEYS})
-        if data_keys not in known:
-            with _located([*plan.study.overrides, *variant.overrides], plan.options):
-                data = builder.load_data(config, None)
-                known[data_keys] = len(make_train_reader(config, data.train))
-        steps_per_epoch = -(-known[data_keys] // config.accumulate_steps)
-        counted[variant.name] = run_length(config, steps_per_epoch).num_steps
+        counted[variant.name] = 0
+        for config in parts_of(variant.config):
+            data_keys = fingerprint({name: config.values()[name] for name in _DATA_KEYS})
+            if data_keys not in known:
+                with _located([*plan.study.overrides, *variant.overrides], plan.options):
+                    data = builder.load_data(config, None)
+                    known[data_keys] = len(make_train_reader(config, data.train))
+            steps_per_epoch = -(-known[data_keys] // config.accumulate_steps)
+            counted[variant.name] += run_length(config, steps_per_epoch).num_steps
     return counted
 
 
@@ -176,6 +189,8 @@ def _make_variant(study: Study, labels: Mapping[str, str], options: Sequence[str
             "a study selects on images kept out of the training data; set validation, such as "
             "validation=0.1",
         )
+    if config.Swap is not None:
+        _refuse_of_swap(study)
     if study.posthoc and config.posthoc_every is None:
         raise study.error("posthoc", "posthoc needs snapshots; set posthoc_every, such as '2 %'")
     texts = [*_DEFAULTS, *map(str, study.overrides), *options, *map(str, chosen)]
@@ -188,7 +203,9 @@ def _make_variant(study: Study, labels: Mapping[str, str], options: Sequence[str
 
 def _make_run(study: Study, variant: Variant, seed: int, folder: Path) -> PlannedRun:
     save_dir = folder / "runs" / variant.name / f"seed_{seed}"
-    config = replace(variant.config, seed=seed, save_dir=str(save_dir))
+    alone = variant.config.of_workers
+    of_workers = alone and replace(alone, save_dir=str(save_dir))
+    config = replace(variant.config, seed=seed, save_dir=str(save_dir), of_workers=of_workers)
     options = [*variant.options, f"seed={seed}", f"save_dir={save_dir}"]
     arguments = ["-c", study.base, "--eval", "-r", "auto", "-o", *options]
     return PlannedRun(variant, seed, config, arguments)
@@ -253,6 +270,22 @@ def _check_reference(plan: Plan) -> None:
                 f"{reference.origin}: reference must be one of {', '.join(known)}, got "
                 f"{reference.weights!r}"
             )
+
+
+def _refuse_of_swap(study: Study) -> None:
+    """Refuse what SWAP's mean of workers has not: epochs, steps of its own, snapshots.
+
+    Raises:
+        ConfigError: with the line of the study.
+    """
+    asked = {
+        "checkpoint": study.checkpoint == "best",
+        "reach": study.reach is not None,
+        "posthoc": bool(study.posthoc),
+    }
+    for name, is_asked in asked.items():
+        if is_asked:
+            raise study.error(name, f"{name} is not of runs with the section Swap; leave it out")
 
 
 def _slug(label: str) -> str:

@@ -8,7 +8,9 @@ from typing import Any, Mapping, Optional, Sequence
 
 import numpy as np
 
+from ..builder import run_folder
 from ..calibration import Reliability
+from ..config import Config
 from ..engine.record import METRICS, read_records
 from ..errors import CheckpointError
 from ..metrics import churn
@@ -31,6 +33,8 @@ class RunResult:
         measured: what its test.json says.
         records: its metrics.jsonl.
         weights: by name, with what `selected` stands for among them.
+        steps: of training, in all parts of a run with the section Swap.
+        seconds: likewise.
     """
 
     run: PlannedRun
@@ -38,7 +42,8 @@ class RunResult:
     records: Sequence[Mapping[str, Any]]
     weights: Mapping[str, Mapping[str, Any]]
     selected: str
-    seconds: Mapping[int, float]
+    steps: int
+    seconds: float
 
     def as_dict(self) -> dict[str, Any]:
         """Return the figures of the run, as they stand in result.json."""
@@ -52,8 +57,8 @@ class RunResult:
             "seed": self.run.seed,
             "config_sha256": self.run.fingerprint,
             "command": self.run.command,
-            "steps": max(self.seconds),
-            "seconds": self.seconds[max(self.seconds)],
+            "steps": self.steps,
+            "seconds": self.seconds,
             "selected": self.selected,
             "weights": weights,
         }
@@ -69,8 +74,8 @@ def read_result(study: Study, run: PlannedRun) -> Optional[RunResult]:
     if measured is None:
         return None
     records = list(read_records(run.folder / METRICS))
-    images_per_step = run.config.TrainReader.batch_size * run.config.accumulate_steps
-    seconds = seconds_by_step(records, images_per_step)
+    # A study of accuracies to reach has no runs of several parts.
+    seconds, *others = (_seconds_of(part) for part in run.parts)
     weights = {name: dict(found) for name, found in measured["weights"].items()}
     for name, found in weights.items():
         if study.reach is not None:
@@ -79,8 +84,20 @@ def read_result(study: Study, run: PlannedRun) -> Optional[RunResult]:
             found["reached_s"] = None if step is None else seconds_to(step, seconds)
     selected = max(weights, key=lambda name: rank(weights[name]["validation"], study.metric))
     return RunResult(
-        run, measured, records, {**weights, SELECTED: weights[selected]}, selected, seconds
+        run,
+        measured,
+        records,
+        {**weights, SELECTED: weights[selected]},
+        selected,
+        steps=sum(max(part) for part in (seconds, *others)),
+        seconds=sum(part[max(part)] for part in (seconds, *others)),
     )
+
+
+def _seconds_of(part: Config) -> dict[int, float]:
+    """Return the seconds of training up to each step of what was trained by one config."""
+    images_per_step = part.TrainReader.batch_size * part.accumulate_steps
+    return seconds_by_step(list(read_records(run_folder(part) / METRICS)), images_per_step)
 
 
 def read_results(plan: Plan) -> list[RunResult]:

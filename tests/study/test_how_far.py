@@ -33,7 +33,9 @@ def test_the_rest_takes_as_long_as_its_steps_did_so_far(tmp_path, monkeypatch):
     clock = SimpleNamespace(now=100.0)
     monkeypatch.setattr(how_far, "time", SimpleNamespace(monotonic=lambda: clock.now))
     short, long = (SimpleNamespace(variant=SimpleNamespace(name=name)) for name in ("a", "b"))
-    long.folder = tmp_path
+    # Of two parts, one of which has not begun.
+    long.parts = [tmp_path, tmp_path / "none"]
+    monkeypatch.setattr(how_far, "run_folder", lambda part: part)
     found = HowFar({"a": 100, "b": 300}, [short, long])
     found.end(short)
     found.look([long])

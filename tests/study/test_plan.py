@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 
+from ppema.builder import run_folder
 from ppema.errors import ConfigError
 from ppema.study import count_steps, make_plan, read_study
 
 REPOSITORY = Path(__file__).resolve().parents[2]
+SWAP = f"""\
+base: {REPOSITORY}/configs/lenet_digits.yml
+set: {{validation: 0.1, epoch: 3, TrainReader.batch_size: 64}}
+axes:
+  method:
+    plain: {{}}
+    swap: {{Swap: {{until_accuracy: 1, workers: 2, alone: {{epoch: 2, accumulate_steps: 2}}}}}}
+seeds: [4]
+"""
 STUDY = f"""\
 base: {REPOSITORY}/configs/lenet_digits.yml
 set: [epoch=2, validation=0.1]
@@ -151,3 +162,27 @@ def test_options_that_cannot_be_are_refused(plan, option, message):
     with pytest.raises(ConfigError) as caught:
         plan(STUDY, option)
     assert str(caught.value) == message
+
+
+def test_a_run_with_the_section_swap_has_parts_and_ends_with_one_worker_and_the_mean(plan):
+    found = plan(SWAP)
+    plain, swap = found.variants
+    assert found.weights(plain) == ["raw", "ema"]
+    assert found.weights(swap) == ["raw", "swap"]
+    folder = "output/some/runs/method_swap/seed_4/lenet_digits"
+    names = ["phase_1", "worker_0", "worker_1"]
+    parts = found.runs[1].parts
+    assert [str(run_folder(part)) for part in parts] == [f"{folder}/{name}" for name in names]
+    assert found.runs[0].parts == [found.runs[0].config]
+    # 102 batches an epoch, or 51 pairs of them.
+    steps = 3 * 102
+    assert count_steps(found) == {"method_plain": steps, "method_swap": steps + 2 * 2 * 51}
+
+
+@pytest.mark.parametrize("asked", ["checkpoint: best", "reach: 0.9", "posthoc: [0.1]"])
+def test_what_a_mean_of_workers_has_not_is_refused(plan, asked):
+    name = asked.partition(":")[0]
+    text = SWAP.replace("    plain: {}\n", "")
+    message = f"some.yml:7: {name} is not of runs with the section Swap; leave it out"
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        plan(f"{text}{asked}\n")

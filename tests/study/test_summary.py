@@ -41,7 +41,7 @@ def make_study(**changes):
 
 def make_plan_and_results(**changes):
     study = make_study(**changes)
-    config = SimpleNamespace(Averages={"ema": None})
+    config = SimpleNamespace(Averages={"ema": None}, Swap=None)
     variants = [Variant(f"x_{label}", {"x": label}, [], config, []) for label in "ab"]
     runs = [PlannedRun(variant, seed, config, []) for seed in SEEDS for variant in variants]
     plan = Plan(study, [], None, variants, runs)
@@ -64,7 +64,8 @@ def make_result(run):
         for name in ("raw", "ema")
     }
     best = max(weights, key=lambda name: weights[name]["validation"]["top1"])
-    return RunResult(run, {"data": {}}, [], {**weights, SELECTED: weights[best]}, best, {0: 0.0})
+    weights[SELECTED] = weights[best]
+    return RunResult(run, {"data": {}}, [], weights, best, steps=100, seconds=5.0)
 
 
 def test_weights_are_compared_with_the_reference_of_the_same_seed():

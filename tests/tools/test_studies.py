@@ -148,6 +148,28 @@ def test_each_set_of_weights_stands_by_its_best_epoch_and_its_first_step_that_re
             assert found["reached_step"] == next((e["step"] for e in own if e["top1"] >= 0.3), None)
 
 
+def test_a_study_has_runs_with_the_section_swap_too(tmp_path):
+    (tmp_path / "some.yml").write_text(
+        f"""\
+base: {REPOSITORY}/configs/lenet_digits.yml
+set: {{epoch: 1, validation: 0.3, train_samples: 512, log_iter: 2}}
+axes:
+  method:
+    swap: {{Swap: {{until_accuracy: 1, workers: 2, alone: {{epoch: 1}}}}}}
+seeds: [3]
+"""
+    )
+    finish(tmp_path)
+    (run,) = result_of(tmp_path)["runs"]
+    assert (run["steps"], sorted(run["weights"])) == (3 * 8, ["raw", "swap"])
+    folder = tmp_path / "output/some/runs/method_swap/seed_3/lenet_digits"
+    metrics = json.loads((folder / "model_final/manifest.json").read_text())["metrics"]
+    for name, weights in run["weights"].items():
+        assert weights["validation"] == metrics[name]
+        assert weights["test"] != metrics[name]
+    assert "1 of 1 runs are done already" in finish(tmp_path)
+
+
 def test_what_is_done_is_not_done_again(killed):
     folder, _ = killed
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("test.json")}
