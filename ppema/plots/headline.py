@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import Any, Mapping, NamedTuple, Optional, Sequence
 
 from .curves import limit_top1
-from .figure import RAW_COLOR, count_along, new_row, save
+from .figure import RAW_COLOR, count_along, label_ends, new_row, save
 from .study import colors_of
 
 _SIZE, _WIDTHS = (8.4, 3.2), (1.45, 1.0)
+_LEVEL_COLOR = "0.25"
 
 
 class Band(NamedTuple):
@@ -74,7 +75,7 @@ def plot_headline(
 def _draw_bands(axes: Any, bands: Sequence[Band], level: float, colors: Mapping[str, str]) -> None:
     every, later = [100 * level], []
     last_step = max(step for band in bands for step in band.steps)
-    axes.axhline(100 * level, color="0.55", linestyle=":", linewidth=1.2)
+    axes.axhline(100 * level, color=_LEVEL_COLOR, linestyle=":", linewidth=1.2)
     for band in bands:
         top1 = [100 * mean for mean in band.mean]
         low, high = ([t + s * 100 * d for t, d in zip(top1, band.std)] for s in (-1, 1))
@@ -86,8 +87,8 @@ def _draw_bands(axes: Any, bands: Sequence[Band], level: float, colors: Mapping[
     limit_top1(axes, every, later)
     axes.set_xlabel("step")
     _mark_steps(axes, bands, level, colors)
-    for band in bands:
-        _name_curve(axes, band, colors[band.name])
+    ends = [(f"{b.name} {100 * b.mean[-1]:.2f}", 100 * b.mean[-1], colors[b.name]) for b in bands]
+    label_ends(axes, [*ends, (f"{100 * level:g} %", 100 * level, _LEVEL_COLOR)])
 
 
 def _mark_steps(axes: Any, bands: Sequence[Band], level: float, colors: Mapping[str, str]) -> None:
@@ -102,27 +103,13 @@ def _mark_steps(axes: Any, bands: Sequence[Band], level: float, colors: Mapping[
         )
         axes.plot([band.reached], [100 * level], "o", color=color, markersize=6)
         axes.annotate(
-            f"{band.reached:,.0f}",
+            f"step {band.reached:,.0f}",
             xy=(band.reached, bottom),
             xytext=(4, 5),
             textcoords="offset points",
             color=color,
             fontsize=9,
         )
-
-
-def _name_curve(axes: Any, band: Band, color: str) -> None:
-    axes.annotate(
-        f"{band.name}\n{100 * band.mean[-1]:.2f}",
-        xy=(1.0, 100 * band.mean[-1]),
-        xytext=(5, 0),
-        xycoords=("axes fraction", "data"),
-        textcoords="offset points",
-        va="center",
-        color=color,
-        fontsize=9,
-        annotation_clip=False,
-    )
 
 
 def _draw_gains(axes: Any, gains: Sequence[Gain], colors: Mapping[str, str]) -> None:
@@ -143,4 +130,4 @@ def _draw_gains(axes: Any, gains: Sequence[Gain], colors: Mapping[str, str]) -> 
     axes.set_yticks(range(len(gains)), [gain.label for gain in gains])
     axes.set_ylim(len(gains) - 0.5, -0.75)
     axes.margins(x=0.18)
-    axes.set_xlabel("percentage points over raw, 95 % interval")
+    axes.set_xlabel("points over raw, 95 % interval")

@@ -52,7 +52,7 @@ def mean_panel(
             if difference["n"] >= LEAST_SEEDS:
                 low, high = (base + factor * difference[end] for end in ("low", "high"))
         rows.append(MeanRow(name, factor * mean, low, high, note, name == found["chosen"]))
-    return MeanPanel(variant.title, rows, base)
+    return MeanPanel(_title(variant), rows, base)
 
 
 def curve_panel(
@@ -62,10 +62,15 @@ def curve_panel(
     weights = summary_of(summaries, variant)["weights"]
     curves = {name: found["curve"] for name, found in weights.items() if "curve" in found}
     return CurvePanel(
-        variant.title,
+        _title(variant),
         {
             name: (curve["steps"], curve["mean"])
             for name, curve in curves.items()
             if names is None or name in names
         },
     )
+
+
+def _title(variant: Variant) -> str:
+    """Return what stands above a panel: nothing where it is the only one."""
+    return variant.title if variant.labels else ""
