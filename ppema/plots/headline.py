@@ -22,6 +22,7 @@ class Band(NamedTuple):
         mean: of all seeds, shares in [0, 1].
         std: of the seeds, likewise.
         reached: the mean step at which a seed first reached the level; None where none did.
+        note: written beside that step.
     """
 
     name: str
@@ -29,6 +30,7 @@ class Band(NamedTuple):
     mean: Sequence[float]
     std: Sequence[float]
     reached: Optional[float]
+    note: str
 
 
 class Gain(NamedTuple):
@@ -103,7 +105,7 @@ def _mark_steps(axes: Any, bands: Sequence[Band], level: float, colors: Mapping[
         )
         axes.plot([band.reached], [100 * level], "o", color=color, markersize=6)
         axes.annotate(
-            f"step {band.reached:,.0f}",
+            band.note,
             xy=(band.reached, bottom),
             xytext=(4, 5),
             textcoords="offset points",

@@ -19,6 +19,7 @@ from ppema.errors import ConfigError
 from ppema.study import make_plan, read_study
 from ppema.study.report import render
 from ppema.study.summary import SELECTED, RunResult, summarise_variants
+from ppema.study.table import columns_of
 
 sys.path.insert(0, str(REPOSITORY / "tools"))
 
@@ -58,6 +59,7 @@ def test_committed_tables_are_of_the_committed_results(committed):
 
 def test_committed_pictures_are_of_the_committed_results(committed):
     for figure in FIGURES:
+        assert set(figure.studies) <= set(committed.names)
         if all(map(committed.has, figure.studies)):
             with Image.open(figure.path) as picture:
                 said = {k: v for k, v in picture.text.items() if k != "Software"}
@@ -185,6 +187,14 @@ def test_a_table_has_all_that_is_not_narrowed_down_and_columns_in_the_order_aske
     ]
 
 
+def test_the_page_about_studies_names_each_column(kept):
+    page = (REPOSITORY / "docs/studies.md").read_text(encoding="utf-8")
+    part = page.partition("| column |")[2].partition("\n## ")[0]
+    columns = [name.rpartition("_") for name in columns_of(kept.read("some").plan)]
+    words = {word for _, _, word in columns} | {f"{of}_" for of, _, _ in columns if of}
+    assert words - set(re.findall(r"`(\w+)`", part)) == set()
+
+
 @pytest.mark.parametrize(
     ("mark", "line"),
     [
@@ -293,7 +303,9 @@ def test_it_runs_in_the_repository_only(refuse):
 HEADLINE = Headline("some", ("raw", "ema"), ("left", "right"), (("some", "noise_40", "noise"),))
 
 
-@pytest.mark.parametrize("figure", [Figure("some", "t", is_curves=True), HEADLINE])
+@pytest.mark.parametrize(
+    "figure", [Figure("some", "t"), Figure("some", "t", is_curves=True), HEADLINE]
+)
 def test_a_picture_tells_from_which_results_it_was_drawn(facts, kept, figure):
     draw(figure, kept)
     with Image.open(figure.path) as picture:

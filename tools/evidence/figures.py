@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Sequence, Union
+from typing import Any, Mapping, Sequence, Union
 
 from ppema.errors import ConfigError
 from ppema.plots import Band, Gain, plot_headline, plot_mean_curves, plot_means
 from ppema.study.panels import INTERVALS, UNITS, curve_panel, mean_panel, summary_of
 from ppema.study.plan import Variant
+from ppema.study.table import number
 
 from .declared import Figure, Headline
 from .results import Result, Results, require_known
@@ -35,8 +36,7 @@ def draw(figure: Union[Figure, Headline], results: Results) -> None:
     result = results.read(figure.study)
     variants = [_variant(result, name) for name in figure.variants] or list(result.plan.variants)
     for variant in variants:
-        for name in figure.weights:
-            _require_weights(result, variant, name)
+        _require_weights_of(result, variant, figure.weights)
     weights = figure.weights or None
     if figure.is_curves:
         curves = [curve_panel(result.variants, variant, weights) for variant in variants]
@@ -51,17 +51,23 @@ def draw(figure: Union[Figure, Headline], results: Results) -> None:
 
 def _draw_headline(figure: Headline, results: Results, facts: dict[str, str]) -> None:
     result = results.read(figure.study)
-    bands = []
-    for name in figure.weights:
-        _require_weights(result, result.plan.variants[0], name)
-        found = result.variants[0]["weights"][name]
-        curve, steps = found["curve"], found["reached"]["steps"]
-        reached = steps and steps["mean"]
-        bands.append(Band(name, curve["steps"], curve["mean"], curve["std"], reached))
+    _require_weights_of(result, result.plan.variants[0], figure.weights)
+    bands = [_band(name, result.variants[0]["weights"][name]) for name in figure.weights]
     gains = [_gain(results.read(study), variant, label) for study, variant, label in figure.gains]
     left, right = figure.titles
     left += f", mean ± std of {result.variants[0]['n']} seeds"
     plot_headline(bands, _reach(result), gains, (left, right), figure.path, facts)
+
+
+def _band(name: str, summary: Mapping[str, Any]) -> Band:
+    curve, reached = summary["curve"], summary["reached"]
+    at, num_seeds = reached["steps"], summary["test"]["top1"]["n"]
+    note = f"step {number(at['mean'], 'steps')}" if at else ""
+    if 0 < reached["n"] < num_seeds:
+        # A mean of some seeds alone is not to look like that of all.
+        note += f" ({reached['n']} of {num_seeds})"
+    mean = at["mean"] if at else None
+    return Band(name, curve["steps"], curve["mean"], curve["std"], mean, note)
 
 
 def _gain(result: Result, variant: str, label: str) -> Gain:
@@ -87,8 +93,10 @@ def _variant(result: Result, name: str) -> Variant:
     return variants[name]
 
 
-def _require_weights(result: Result, variant: Variant, name: str) -> None:
-    _require(result, name, list(summary_of(result.variants, variant)["weights"]), "set of weights")
+def _require_weights_of(result: Result, variant: Variant, names: Sequence[str]) -> None:
+    known = list(summary_of(result.variants, variant)["weights"])
+    for name in names:
+        _require(result, name, known, "set of weights")
 
 
 def _require(result: Result, name: str, known: Sequence[str], what: str) -> None:
