@@ -11,6 +11,7 @@ from .study import colors_of
 
 _SIZE, _WIDTHS = (8.4, 3.2), (1.45, 1.0)
 _LEVEL_COLOR = "0.25"
+_LATE = 0.7
 
 
 class Band(NamedTuple):
@@ -95,11 +96,13 @@ def _draw_bands(axes: Any, bands: Sequence[Band], level: float, colors: Mapping[
 
 def _mark_steps(axes: Any, bands: Sequence[Band], level: float, colors: Mapping[str, str]) -> None:
     """Mark on the level, and on the axis below, when each was there."""
-    bottom = axes.get_ylim()[0]
+    bottom, end = axes.get_ylim()[0], axes.get_xlim()[1]
     for band in bands:
         if band.reached is None:
             continue
         color = colors[band.name]
+        # What would run out of the axes stands on the left.
+        is_late = band.reached > _LATE * end
         axes.plot(
             [band.reached] * 2, [bottom, 100 * level], color=color, linewidth=1.0, dashes=(3, 2)
         )
@@ -107,7 +110,8 @@ def _mark_steps(axes: Any, bands: Sequence[Band], level: float, colors: Mapping[
         axes.annotate(
             band.note,
             xy=(band.reached, bottom),
-            xytext=(4, 5),
+            xytext=(-4 if is_late else 4, 5),
+            ha="right" if is_late else "left",
             textcoords="offset points",
             color=color,
             fontsize=9,

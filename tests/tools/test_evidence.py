@@ -118,7 +118,7 @@ def made(tmp_path_factory):
         plan = make_plan(read_study("configs/studies/some.yml"), [])
     results = [result_of(run) for run in plan.runs]
     facts = {
-        **{"study": "some", "file": STUDY, "missing": []},
+        **{"study": "some", "file": STUDY, "missing": [], "command": COMMAND.format("some")},
         "variants": summarise_variants(plan, results),
         "runs": [result.as_dict() for result in results],
     }
@@ -244,6 +244,9 @@ def changed(facts, fault):
         return {**facts, "file": STUDY.replace("25", "3")}
     if fault == "study":
         return {**facts, "study": "other"}
+    if fault == "curve":
+        del facts["variants"][0]["weights"]["raw"]["curve"]
+        return facts
     if fault == "run":
         return {**facts, "runs": facts["runs"][:1]}
     return {**facts, "runs": [facts["runs"][0], {**run, fault: "x"}, *facts["runs"][2:]]}
@@ -256,6 +259,11 @@ def changed(facts, fault):
         ("seeds", "has 4 seeds of a variant; evidence needs 5 or more"),
         ("file", "is of another text of configs/studies/some.yml; run the study again"),
         ("study", "is no result of the study some"),
+        (
+            "curve",
+            "has no curves; write it anew: python tools/compare.py -c configs/studies/some.yml "
+            "--report",
+        ),
         ("run", "lacks noise 40 %, seed 0; run the study again"),
         ("config_sha256", "noise 40 %, seed 0: was trained by another config than is planned now"),
         ("command", "noise 40 %, seed 0: was trained by another command than is planned now"),

@@ -82,7 +82,7 @@ FIGURES: Sequence[Union[Figure, Headline]] = (
     Figure(
         "lenet_constant",
         "LeNet on MNIST, constant rate: top-1 on validation, mean of the seeds",
-        weights=("raw", "ema", "ema_1", "swa"),
+        weights=("raw", "ema", "ema_1", "ema_10", "swa"),
         is_curves=True,
     ),
     Figure("label_noise", "LeNet on MNIST, wrong labels in the training data"),

@@ -61,6 +61,9 @@ class Result:
         fewest = min(variant["n"] for variant in self.variants)
         if fewest < LEAST_SEEDS:
             return f"has {fewest} seeds of a variant; evidence needs {LEAST_SEEDS} or more"
+        raw = self.variants[0]["weights"]["raw"]
+        if study.reach is not None and "curve" not in raw:
+            return f"has no curves; write it anew: {self.facts['command']} --report"
         for planned, variant in zip(self.plan.variants, self.variants):
             data = planned.config.EvalDataset.name
             if variant["data"]["kind"] == "digits" and data != "Digits":

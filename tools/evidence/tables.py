@@ -66,7 +66,7 @@ def rendered(page: Path, text: str, results: Results) -> str:
     found = list(TABLE.finditer(text))
     starts = [match.start() for match in _START.finditer(text)]
     for start, match in zip(starts, [*found, *[None] * len(starts)]):
-        if match is None or match.start() != start or _START.search(match[3]):
+        if match is None or match.start() != start:
             raise ConfigError(f"{_where(page, text, start)}: the table has no {END!r} below it")
 
     def replaced(match: re.Match[str]) -> str:
