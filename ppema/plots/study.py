@@ -49,7 +49,13 @@ class CurvePanel(NamedTuple):
     curves: Mapping[str, tuple[Sequence[int], Sequence[float]]]
 
 
-def plot_means(panels: Sequence[MeanPanel], title: str, unit: str, path: Path) -> None:
+def plot_means(
+    panels: Sequence[MeanPanel],
+    title: str,
+    unit: str,
+    path: Path,
+    facts: Optional[Mapping[str, str]] = None,
+) -> None:
     """Draw a panel for each variant: a dot for the mean of each set of weights, a bar for its lead.
 
     The bar is the interval of the paired difference, drawn from the reference's mean on: it
@@ -60,6 +66,7 @@ def plot_means(panels: Sequence[MeanPanel], title: str, unit: str, path: Path) -
         title: above the picture.
         unit: what the horizontal axis is of.
         path: of the PNG.
+        facts: what the file is to say of itself.
 
     Raises:
         StorageError: the disk refused.
@@ -80,10 +87,16 @@ def plot_means(panels: Sequence[MeanPanel], title: str, unit: str, path: Path) -
     all_axes[-1].set_xlabel(unit)
     figure.suptitle(title)
     figure.tight_layout()
-    save(figure, path, [title, *(panel.title for panel in panels)])
+    save(figure, path, [title, *(panel.title for panel in panels)], facts)
 
 
-def plot_mean_curves(panels: Sequence[CurvePanel], reach: float, title: str, path: Path) -> None:
+def plot_mean_curves(
+    panels: Sequence[CurvePanel],
+    reach: float,
+    title: str,
+    path: Path,
+    facts: Optional[Mapping[str, str]] = None,
+) -> None:
     """Draw top-1 over the steps, the mean of all seeds, and the accuracy that is to be reached.
 
     Args:
@@ -91,6 +104,7 @@ def plot_mean_curves(panels: Sequence[CurvePanel], reach: float, title: str, pat
         reach: a level line, likewise.
         title: above the picture.
         path: of the PNG.
+        facts: what the file is to say of itself.
 
     Raises:
         StorageError: the disk refused.
@@ -104,7 +118,7 @@ def plot_mean_curves(panels: Sequence[CurvePanel], reach: float, title: str, pat
     all_axes[-1].set_xlabel("step")
     figure.suptitle(title)
     figure.tight_layout()
-    save(figure, path, [title, *(panel.title for panel in panels)])
+    save(figure, path, [title, *(panel.title for panel in panels)], facts)
 
 
 def colors_of(names: Sequence[str]) -> dict[str, str]:

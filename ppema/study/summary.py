@@ -14,6 +14,7 @@ from ..config import Config
 from ..engine.record import METRICS, read_records
 from ..errors import CheckpointError
 from ..metrics import churn
+from .curves import mean_curves
 from .measure import rank, read_measured
 from .plan import Plan, PlannedRun, Variant
 from .reached import first_reaching, seconds_by_step, seconds_to
@@ -127,11 +128,7 @@ def summarise_variants(plan: Plan, results: Sequence[RunResult]) -> list[dict[st
             "n": len(by_variant[variant.name]),
             "chosen": _chosen(plan.study, by_variant[variant.name]),
             "data": next((r.measured["data"] for r in by_variant[variant.name]), None),
-            "weights": {
-                name: _summary(plan, variant, name, by_variant)
-                for name in (*plan.weights(variant), SELECTED)
-                if by_variant[variant.name]
-            },
+            "weights": _summaries(plan, variant, by_variant),
         }
         for variant in plan.variants
     ]
@@ -158,6 +155,22 @@ def _chosen(study: Study, results: Sequence[RunResult]) -> Optional[str]:
         return tuple(sum(column) / len(ranks) for column in zip(*ranks))
 
     return max(names, key=mean_rank)
+
+
+def _summaries(
+    plan: Plan, variant: Variant, by_variant: Mapping[str, Sequence[RunResult]]
+) -> dict[str, dict[str, Any]]:
+    """Return what is said of each of a variant's weights; nothing where no run is done."""
+    own = by_variant[variant.name]
+    if not own:
+        return {}
+    names = (*plan.weights(variant), SELECTED)
+    summaries = {name: _summary(plan, variant, name, by_variant) for name in names}
+    if plan.study.reach is not None:
+        curves = mean_curves([result.records for result in own])
+        for name in curves.keys() & summaries.keys():
+            summaries[name]["curve"] = curves[name]
+    return summaries
 
 
 def _summary(

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 from types import SimpleNamespace
 
 import pytest
 
+from ppema.study.curves import mean_curves
 from ppema.study.plan import Plan, PlannedRun, Variant
-from ppema.study.report import mean_curves, render
+from ppema.study.report import render
 from ppema.study.schema import Override, Reference, Study
 from ppema.study.statistics import summarise
 from ppema.study.summary import SELECTED, RunResult, reliability_of, summarise_variants
@@ -148,13 +150,39 @@ def test_the_table_has_the_same_cells_on_a_screen_and_in_markdown():
     assert as_markdown(rows) == "| a | bb |\n|---|---|\n| ccc | d |"
 
 
-def test_a_mean_curve_has_the_steps_that_all_runs_have():
-    def run(*points):
-        records = [{"split": "eval", "average": "raw", "step": s, "top1": t} for s, t in points]
-        return SimpleNamespace(records=[{"split": "train", "step": 1}, *records])
+def evaluations(*points, name="raw"):
+    return [
+        {"split": "train", "step": 1},
+        *({"split": "eval", "average": name, "step": step, "top1": top1} for step, top1 in points),
+    ]
 
-    curves = mean_curves([run((1, 0.2), (2, 0.4)), run((1, 0.4), (2, 0.6), (3, 0.8))])
-    assert curves == {"raw": ([1, 2], pytest.approx([0.3, 0.5]))}
+
+def test_a_mean_curve_has_the_steps_that_all_runs_have():
+    runs = [evaluations((1, 0.2), (2, 0.4)), evaluations((1, 0.4), (2, 0.6), (3, 0.8))]
+    deviation = pytest.approx(0.02**0.5)
+    assert mean_curves(runs) == {
+        "raw": {
+            "steps": [1, 2],
+            "mean": pytest.approx([0.3, 0.5]),
+            "std": [deviation, deviation],
+        }
+    }
+    assert mean_curves(runs[:1])["raw"]["std"] == [None, None]
+
+
+def test_curves_are_told_where_an_accuracy_is_to_be_reached():
+    ema = evaluations((1, 0.2), name="ema")
+
+    def summaries(reach):
+        plan, results = make_plan_and_results(reach=reach)
+        evaluated = [dataclasses.replace(result, records=ema) for result in results]
+        return summarise_variants(plan, evaluated)
+
+    for each in summaries(reach=0.9):
+        assert each["weights"]["ema"]["curve"] == {"steps": [1], "mean": [0.2], "std": [0.0]}
+        assert not {"curve"} & {*each["weights"]["raw"], *each["weights"][SELECTED]}
+    for each in summaries(reach=None):
+        assert "curve" not in each["weights"]["ema"]
 
 
 def test_json_is_one_line_for_what_holds_figures_only():
