@@ -171,7 +171,7 @@ def test_means_of_a_study_stand_in_a_panel_for_each_variant(drawn, tmp_path):
 
 def test_mean_curves_of_a_study_carry_their_names_and_the_accuracy_to_reach(drawn, tmp_path):
     curves_by_name = {"raw": ([10, 20], [0.9, 0.97]), "ema": ([10, 20], [0.95, 0.98])}
-    plot_mean_curves([CurvePanel("clean", curves_by_name)], 0.96, "a study", tmp_path / "s.png")
+    plot_mean_curves([CurvePanel("clean", curves_by_name)], [0.96], "a study", tmp_path / "s.png")
     (axes,) = drawn[0].axes
     assert texts(axes) == ["ema 98.00", "raw 97.00"]
     assert lines(axes)[2] == [(0, 96.0), (1, 96.0)]

@@ -101,7 +101,7 @@ class Report:
         unit = f"{UNITS[study.metric]}; {INTERVALS}"
         means = [mean_panel(self._plan, self._variants, v, study.metric) for v in variants]
         plot_means(means, title, unit, drawn[-1])
-        if study.reach is not None:
+        if study.reach:
             drawn.append(folder / "steps.png")
             curves = [curve_panel(self._variants, variant) for variant in variants]
             text = f"{title}: top-1 on validation, mean of the seeds"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, Callable, Mapping, NamedTuple, Optional, Sequence
 
 from .plan import Plan
-from .summary import FIGURES
+from .summary import FIGURES, level_name
 
 # A difference of fewer seeds is no claim.
 LEAST_SEEDS = 5
@@ -24,8 +24,7 @@ class Column(NamedTuple):
 def rows_of(plan: Plan, variants: Sequence[Mapping[str, Any]]) -> list[list[str]]:
     """Return the cells of the table of all weights, the names of its columns first."""
     names = ["n", "top1", "lead", "interval", "p", "loss", "ece", "churn"]
-    if plan.study.reach is not None:
-        names.append("steps")
+    names += [_to(level, "steps") for level in plan.study.reach]
     columns = columns_of(plan)
     rows = [["variant", "weights", *(columns[name].header for name in names)]]
     for variant, found in zip(plan.variants, variants):
@@ -51,11 +50,12 @@ def columns_of(plan: Plan) -> dict[str, Column]:
     own = plan.study.metric
     columns.update(_of_difference(own, "", reference, _paired(own)))
     columns["churn"] = Column(_header("churn"), lambda s: _churn(s["churn"]))
-    if plan.study.reach is not None:
-        aim = f"{100 * plan.study.reach:g} %"
+    for level in plan.study.reach:
         for unit in _DECIMALS:
-            columns[unit] = Column(f"{unit} to {aim}", _reached_in(unit))
-            columns.update(_of_difference(unit, f"{unit}_", reference, _paired_reach(unit)))
+            name, title = _to(level, unit), f"{unit} to {100 * level:g} %"
+            columns[name] = Column(title, _reached_in(level, unit))
+            pairs = _paired_reach(level, unit)
+            columns.update(_of_difference(unit, f"{name}_", reference, pairs, title))
     return columns
 
 
@@ -118,13 +118,16 @@ def marked(name: str, chosen: Optional[str]) -> str:
 _Pairs = Callable[[Mapping[str, Any]], Optional[Mapping[str, Any]]]
 
 
-def _of_difference(metric: str, prefix: str, reference: str, pairs: _Pairs) -> dict[str, Column]:
+def _of_difference(
+    metric: str, prefix: str, reference: str, pairs: _Pairs, title: Optional[str] = None
+) -> dict[str, Column]:
     """Return the columns of a difference: in one, and in parts."""
-    header = _header(f"{metric} - {reference}")
-    each = ("lead", header), ("interval", _INTERVAL), ("p", "p" if not prefix else f"p of {metric}")
+    title = title or metric
+    header = _header(f"{title} - {reference}")
+    each = ("lead", header), ("interval", _INTERVAL), ("p", "p" if not prefix else f"p of {title}")
     parts = {
-        f"{prefix}{name}": Column(title, _part(pairs, metric, index))
-        for index, (name, title) in enumerate(each)
+        f"{prefix}{name}": Column(above, _part(pairs, metric, index))
+        for index, (name, above) in enumerate(each)
     }
     whole = Column(
         f"{header} ({_INTERVAL})", lambda summary: difference_cell(pairs(summary), metric)
@@ -140,8 +143,12 @@ def _paired(metric: str) -> _Pairs:
     return lambda summary: summary.get("difference", {}).get(metric)
 
 
-def _paired_reach(unit: str) -> _Pairs:
-    return lambda summary: summary.get("reached", {}).get(f"{unit}_difference")
+def _paired_reach(level: float, unit: str) -> _Pairs:
+    def pairs(summary: Mapping[str, Any]) -> Optional[Mapping[str, Any]]:
+        found: Mapping[str, Any] = summary.get("reached", {}).get(level_name(level), {})
+        return found.get(f"{unit}_difference")
+
+    return pairs
 
 
 def _level_of(split: str, metric: str) -> Callable[[Mapping[str, Any]], str]:
@@ -152,12 +159,17 @@ def _churn(found: Optional[Mapping[str, Any]]) -> str:
     return "-" if found is None else number(found["mean"], "churn")
 
 
-def _reached_in(unit: str) -> Callable[[Mapping[str, Any]], str]:
+def _to(level: float, unit: str) -> str:
+    """Return the name of the column of the steps, or seconds, to an accuracy."""
+    return f"{unit}_to_{100 * level:g}"
+
+
+def _reached_in(level: float, unit: str) -> Callable[[Mapping[str, Any]], str]:
     def cell(summary: Mapping[str, Any]) -> str:
-        found = summary.get("reached")
-        # Of what each run selects there is none.
-        if found is None:
+        # Of what each run selects, and of what is made after it, there is none.
+        if "reached" not in summary:
             return "-"
+        found = summary["reached"][level_name(level)]
         return f"{spread(found[unit], unit)} ({found['n']})" if found[unit] else "never"
 
     return cell

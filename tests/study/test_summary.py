@@ -36,7 +36,7 @@ def make_study(**changes):
         **{"name": "some", "path": "some.yml", "text": "", "base": "base.yml", "overrides": []},
         **{"axes": {"x": {"a": [], "b": [Override("k", "1", None)]}}, "seeds": SEEDS},
         **{"reference": Reference({}, "raw", None), "metric": "top1", "checkpoint": "last"},
-        **{"reach": 0.9, "posthoc": []},
+        **{"reach": [0.9], "posthoc": []},
     }
     return Study(**{**values, **changes})
 
@@ -60,8 +60,11 @@ def make_result(run):
             "classes": [0, 1, index % 2, 3],
             "reliability": {"counts": [index, 1], "right": [index, 0], "confidence": [1, 2]},
             # The first two seeds of raw never reach it.
-            "reached_step": None if name == "raw" and index < 2 else 100 - 10 * (name == "ema"),
-            "reached_s": None if name == "raw" and index < 2 else 5.0,
+            "reached": {
+                "0.9": {"steps": None, "seconds": None}
+                if name == "raw" and index < 2
+                else {"steps": 100 - 10 * (name == "ema"), "seconds": 5.0}
+            },
         }
         for name in ("raw", "ema")
     }
@@ -104,7 +107,7 @@ def test_a_loss_is_the_better_the_lower():
 
 def test_steps_to_an_accuracy_are_of_those_that_reach_it_and_pairs_of_those_where_both_do():
     a, _ = summarise_variants(*make_plan_and_results())
-    raw, ema = (a["weights"][name]["reached"] for name in ("raw", "ema"))
+    raw, ema = (a["weights"][name]["reached"]["0.9"] for name in ("raw", "ema"))
     assert (raw["n"], raw["steps"]["n"], raw["steps"]["mean"]) == (3, 3, 100)
     assert raw["steps_difference"] is None
     assert (ema["n"], ema["steps_difference"]["n"]) == (5, 3)
@@ -178,10 +181,10 @@ def test_curves_are_told_where_an_accuracy_is_to_be_reached():
         evaluated = [dataclasses.replace(result, records=ema) for result in results]
         return summarise_variants(plan, evaluated)
 
-    for each in summaries(reach=0.9):
+    for each in summaries(reach=[0.9]):
         assert each["weights"]["ema"]["curve"] == {"steps": [1], "mean": [0.2], "std": [0.0]}
         assert not {"curve"} & {*each["weights"]["raw"], *each["weights"][SELECTED]}
-    for each in summaries(reach=None):
+    for each in summaries(reach=[]):
         assert "curve" not in each["weights"]["ema"]
 
 

@@ -8,6 +8,7 @@ from ppema.errors import ConfigError
 from ppema.plots import Band, Gain, plot_headline, plot_mean_curves, plot_means
 from ppema.study.panels import INTERVALS, UNITS, curve_panel, mean_panel, summary_of
 from ppema.study.plan import Variant
+from ppema.study.summary import level_name
 from ppema.study.table import number
 
 from .declared import Figure, Headline
@@ -52,15 +53,16 @@ def draw(figure: Union[Figure, Headline], results: Results) -> None:
 def _draw_headline(figure: Headline, results: Results, facts: dict[str, str]) -> None:
     result = results.read(figure.study)
     _require_weights_of(result, result.plan.variants[0], figure.weights)
-    bands = [_band(name, result.variants[0]["weights"][name]) for name in figure.weights]
+    summaries, level = result.variants[0]["weights"], max(_reach(result))
+    bands = [_band(name, summaries[name], level) for name in figure.weights]
     gains = [_gain(results.read(study), variant, label) for study, variant, label in figure.gains]
     left, right = figure.titles
     left += f", mean ± std of {result.variants[0]['n']} seeds"
-    plot_headline(bands, _reach(result), gains, (left, right), figure.path, facts)
+    plot_headline(bands, level, gains, (left, right), figure.path, facts)
 
 
-def _band(name: str, summary: Mapping[str, Any]) -> Band:
-    curve, reached = summary["curve"], summary["reached"]
+def _band(name: str, summary: Mapping[str, Any], level: float) -> Band:
+    curve, reached = summary["curve"], summary["reached"][level_name(level)]
     at, num_seeds = reached["steps"], summary["test"]["top1"]["n"]
     note = f"step {number(at['mean'], 'steps')}" if at else ""
     if 0 < reached["n"] < num_seeds:
@@ -81,8 +83,8 @@ def _gain(result: Result, variant: str, label: str) -> Gain:
     return Gain(label, chosen, mean, low, high)
 
 
-def _reach(result: Result) -> float:
-    if result.plan.study.reach is None:
+def _reach(result: Result) -> Sequence[float]:
+    if not result.plan.study.reach:
         raise ConfigError(f"{result.plan.study.path}: has no reach, so there are no curves of it")
     return result.plan.study.reach
 

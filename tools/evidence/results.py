@@ -62,7 +62,7 @@ class Result:
         if fewest < LEAST_SEEDS:
             return f"has {fewest} seeds of a variant; evidence needs {LEAST_SEEDS} or more"
         raw = self.variants[0]["weights"]["raw"]
-        if study.reach is not None and "curve" not in raw:
+        if study.reach and "curve" not in raw:
             return f"has no curves; write it anew: {self.facts['command']} --report"
         for planned, variant in zip(self.plan.variants, self.variants):
             data = planned.config.EvalDataset.name
