@@ -39,7 +39,7 @@ def main(argv: Sequence[str]) -> int:
     import_paddle()
     from evidence.declared import FIGURES
     from evidence.figures import draw
-    from evidence.numbers import unfounded
+    from evidence.numbers import checked, unfounded
     from evidence.results import Results
     from evidence.tables import PAGES, rendered
 
@@ -60,8 +60,7 @@ def main(argv: Sequence[str]) -> int:
         if all(map(results.has, figure.studies)):
             draw(figure, results)
             print(f"drawn: {figure.path}")
-    evidence = {page: text for page, text in made.items() if page.parent.name == "docs"}
-    for line in unfounded(evidence, results):
+    for line in unfounded(checked(made), results):
         print(line)
     return 0
 

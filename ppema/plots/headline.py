@@ -35,7 +35,7 @@ class Band(NamedTuple):
 
 
 class Gain(NamedTuple):
-    """What the chosen weights gain over the raw ones: in percentage points, with its interval."""
+    """What some weights gain over the raw ones: in percentage points, with its interval."""
 
     label: str
     name: str

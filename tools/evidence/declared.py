@@ -42,19 +42,19 @@ class Figure:
 
 @dataclass(frozen=True)
 class Headline:
-    """The picture of the README: curves of one study, gains of the chosen weights of several.
+    """The picture of the README: curves of one study, gains over the reference of several.
 
     Attributes:
         study: whose curves are drawn, of its only variant.
         weights: of the curves.
         titles: of the left part, which is followed by the seeds, and of the right one.
-        gains: study, variant, and what the gain is called.
+        gains: study, variant, weights, and what the gain is called.
     """
 
     study: str
     weights: Sequence[str]
     titles: tuple[str, str]
-    gains: Sequence[tuple[str, str, str]]
+    gains: Sequence[tuple[str, str, str, str]]
 
     @property
     def path(self) -> Path:
@@ -64,18 +64,18 @@ class Headline:
     @property
     def studies(self) -> Sequence[str]:
         """Return the studies that it is drawn from."""
-        return tuple(dict.fromkeys([self.study, *(study for study, _, _ in self.gains)]))
+        return tuple(dict.fromkeys([self.study, *(study for study, *_ in self.gains)]))
 
 
 FIGURES: Sequence[Union[Figure, Headline]] = (
     Headline(
         "lenet_constant",
         ("raw", "ema"),
-        ("LeNet on MNIST, validation top-1", "Gain of the average, test top-1"),
+        ("LeNet on MNIST, validation top-1", "Gain of ema, test top-1"),
         (
-            ("lenet_constant", "base", "right\nlabels"),
-            ("label_noise", "noise_20", "20 %\nwrong"),
-            ("label_noise", "noise_40", "40 %\nwrong"),
+            ("lenet_constant", "base", "ema", "right\nlabels"),
+            ("label_noise", "noise_20", "ema", "20 %\nwrong"),
+            ("label_noise", "noise_40", "ema", "40 %\nwrong"),
         ),
     ),
     Figure("lenet_constant", "LeNet on MNIST, constant rate"),
@@ -89,4 +89,6 @@ FIGURES: Sequence[Union[Figure, Headline]] = (
     Figure("schedule", "LeNet on MNIST, against a cosine decay without an average"),
     Figure("few_labels", "LeNet on MNIST with few labels"),
     Figure("batch_norm", "LeNet with BatchNorm on MNIST: statistics of the average"),
+    Figure("kin", "LeNet on MNIST, against a plain EMA"),
+    Figure("label_noise_small", "LeNet on the embedded digits, wrong labels"),
 )

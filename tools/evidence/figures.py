@@ -55,7 +55,7 @@ def _draw_headline(figure: Headline, results: Results, facts: dict[str, str]) ->
     _require_weights_of(result, result.plan.variants[0], figure.weights)
     summaries, level = result.variants[0]["weights"], max(_reach(result))
     bands = [_band(name, summaries[name], level) for name in figure.weights]
-    gains = [_gain(results.read(study), variant, label) for study, variant, label in figure.gains]
+    gains = [_gain(results.read(study), *rest) for study, *rest in figure.gains]
     left, right = figure.titles
     left += f", mean ± std of {result.variants[0]['n']} seeds"
     plot_headline(bands, level, gains, (left, right), figure.path, facts)
@@ -72,15 +72,12 @@ def _band(name: str, summary: Mapping[str, Any], level: float) -> Band:
     return Band(name, curve["steps"], curve["mean"], curve["std"], mean, note)
 
 
-def _gain(result: Result, variant: str, label: str) -> Gain:
-    found = summary_of(result.variants, _variant(result, variant))
-    chosen = found["chosen"]
-    difference = found["weights"][chosen].get("difference")
-    if difference is None:
-        # Validation prefers the reference itself.
-        return Gain(label, chosen, 0.0, 0.0, 0.0)
-    mean, low, high = (100 * difference["top1"][key] for key in ("mean", "low", "high"))
-    return Gain(label, chosen, mean, low, high)
+def _gain(result: Result, name: str, weights: str, label: str) -> Gain:
+    variant = _variant(result, name)
+    _require_weights_of(result, variant, [weights])
+    difference = summary_of(result.variants, variant)["weights"][weights]["difference"]["top1"]
+    mean, low, high = (100 * difference[key] for key in ("mean", "low", "high"))
+    return Gain(label, weights, mean, low, high)
 
 
 def _reach(result: Result) -> Sequence[float]:

@@ -53,6 +53,14 @@ class Section:
     text: str
 
 
+def checked(pages: Mapping[Path, str]) -> dict[Path, str]:
+    """Return what is checked of some pages: those of docs/ as a whole, a README's first screen."""
+    return {
+        page: text if page.parent.name == "docs" else text.partition("\n## ")[0]
+        for page, text in pages.items()
+    }
+
+
 def unfounded(pages: Mapping[Path, str], results: Results) -> list[str]:
     """Return a line for each figure that stands in no table that it may be from."""
     sections = [section for page, text in pages.items() for section in sections_of(page, text)]
