@@ -18,7 +18,8 @@ from ..plots import (
     plot_reliability,
 )
 from .plan import Plan, Variant
-from .summary import SELECTED, RunResult, read_results, reliability_of, summarise_variants
+from .schema import SELECTED
+from .summary import RunResult, read_results, reliability_of, summarise_variants
 from .table import LEAST_SEEDS, as_markdown, difference_cells, number, rows_of
 
 RESULT = "result.json"
@@ -122,7 +123,7 @@ class Report:
         drawn = []
         own = [result for result in self._results if result.run.variant is variant]
         names = (self._plan.study.reference.weights, self._found(variant)["chosen"])
-        for name in dict.fromkeys(names):
+        for name in dict.fromkeys(name for name in names if name in own[0].weights):
             drawn.append(self._plan.folder / "reliability" / f"{variant.name}-{name}.png")
             text = f"{title}: {variant.title}, {name}, all seeds"
             plot_reliability(reliability_of(own, name), text, drawn[-1])

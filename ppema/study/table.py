@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any, Mapping, Optional, Sequence
 
 from .plan import Plan
-from .summary import SELECTED
 
 # A difference of fewer seeds is no claim.
 LEAST_SEEDS = 5
@@ -33,7 +32,7 @@ def rows_of(plan: Plan, variants: Sequence[Mapping[str, Any]]) -> list[list[str]
                 "-" if summary["churn"] is None else f"{100 * summary['churn']['mean']:.2f}"
             )
             if has_reach:
-                cells.append("-" if name == SELECTED else _reached(summary["reached"]))
+                cells.append(_reached(summary["reached"]) if "reached" in summary else "-")
             rows.append(cells)
     return rows
 

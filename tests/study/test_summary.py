@@ -8,9 +8,9 @@ import pytest
 
 from ppema.study.plan import Plan, PlannedRun, Variant
 from ppema.study.report import mean_curves, render
-from ppema.study.schema import Override, Reference, Study
+from ppema.study.schema import SELECTED, Override, Reference, Study
 from ppema.study.statistics import summarise
-from ppema.study.summary import SELECTED, RunResult, reliability_of, summarise_variants
+from ppema.study.summary import RunResult, reliability_of, summarise_variants
 from ppema.study.table import as_markdown, as_text, rows_of
 
 SEEDS = [0, 1, 2, 3, 4]
@@ -140,6 +140,27 @@ def test_the_table_claims_nothing_with_fewer_than_five_seeds():
     few = [result for result in results if result.run.seed < 4]
     _, _, ema, *_ = rows_of(plan, summarise_variants(plan, few))
     assert ema[4:7] == ["+7.50", "(4 seeds)", "-"]
+
+
+def test_the_table_says_where_an_accuracy_is_never_reached():
+    plan, results = make_plan_and_results()
+    for result in results:
+        for found in result.weights.values():
+            found.update(reached_step=None, reached_s=None)
+    _, raw, ema, selected, *_ = rows_of(plan, summarise_variants(plan, results))
+    assert [row[-1] for row in (raw, ema, selected)] == ["never", "never", "-"]
+
+
+def test_equal_means_of_figures_in_another_order_are_told_apart_by_the_loss():
+    plan, results = make_plan_and_results()
+    # In floating point the sums differ, and raw has the larger.
+    shares = {"raw": [0.1, 0.2, 0.3], "ema": [0.3, 0.2, 0.1]}
+    assert sum(shares["raw"]) > sum(shares["ema"])
+    for index, result in enumerate(results[:3]):
+        for name, loss in (("raw", 2.0), ("ema", 1.0)):
+            result.weights[name]["validation"].update(top1=shares[name][index], loss=loss)
+    a, _ = summarise_variants(plan, results[:3])
+    assert a["chosen"] == "ema"
 
 
 def test_the_table_has_the_same_cells_on_a_screen_and_in_markdown():
