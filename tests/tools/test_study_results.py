@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import runpy
 import shutil
 import threading
@@ -16,8 +17,17 @@ from ppema.checkpoint import Checkpoint
 from ppema.checkpoint.manifest import render
 from ppema.data.digits import load_digits
 from ppema.errors import CheckpointError, ConfigError
-from ppema.run_lock import in_turn
-from ppema.study import Report, is_trained, make_plan, measure, read_result, read_study
+from ppema.run_lock import RunLock, in_turn
+from ppema.study import (
+    Report,
+    Runner,
+    Tools,
+    is_trained,
+    make_plan,
+    measure,
+    read_result,
+    read_study,
+)
 from ppema.study.measure import rank, read_measured
 from ppema.study.summary import read_results, summarise_variants
 
@@ -307,3 +317,98 @@ def test_figures_on_validation_and_on_test_images_are_not_compared_in_silence(pl
         assert "not to be compared" not in out
     else:
         assert last == f"{said}digits; on test images: other"
+
+
+# Stands for both tools; the line of what it was called with comes first.
+SCRIPT = """\
+import os, sys
+from pathlib import Path
+with open("calls", "a") as file:
+    file.write(" ".join([Path(sys.argv[0]).stem, *sys.argv[1:]]) + "\\n")
+"""
+
+
+@pytest.fixture
+def run_with(plan, tmp_path):
+    """Return a function that runs the study, with what the tool that trains does beside noting."""
+
+    def run(train="", workers=1):
+        tools = Tools(tmp_path / "train.py", tmp_path / "compare.py")
+        tools.train.write_text(SCRIPT + train)
+        tools.compare.write_text(SCRIPT)
+        runner = Runner(plan, tools, workers, {variant.name: 6 for variant in plan.variants})
+        runner.run()
+        calls = Path("calls")
+        return runner, calls.read_text().splitlines() if calls.exists() else []
+
+    return run
+
+
+def training(run):
+    return f"train {' '.join(run.arguments)}"
+
+
+def measuring(run):
+    return f"compare -c some.yml --measure {run.folder}"
+
+
+def test_nothing_is_called_for_runs_that_are_done(run_with):
+    runner, calls = run_with()
+    assert (runner.failures, calls) == ([], [])
+
+
+def test_what_is_not_trained_is_trained_and_measured_and_what_is_not_measured_is_measured(
+    plan, run_with
+):
+    shutil.rmtree(plan.runs[0].folder)
+    (plan.runs[2].folder / "test.json").unlink()
+    (plan.runs[3].folder / "model_final").unlink()
+    _, calls = run_with()
+    wanted = [training(plan.runs[0]), measuring(plan.runs[0]), measuring(plan.runs[2])]
+    assert calls == [*wanted, training(plan.runs[3]), measuring(plan.runs[3])]
+
+
+@pytest.mark.parametrize(
+    ("does", "code", "line"),
+    [
+        ("print('one\\ntwo', file=sys.stderr); sys.exit(3)", 3, "two"),
+        ("os.kill(os.getpid(), 9)", 137, "ended with SIGKILL and said nothing"),
+        ("sys.exit(1)", 1, "ended with code 1 and said nothing"),
+    ],
+)
+def test_a_run_that_fails_is_not_measured_and_the_next_is_trained(plan, run_with, does, code, line):
+    for run in plan.runs[:2]:
+        shutil.rmtree(run.folder)
+    runner, calls = run_with(f"if {str(plan.runs[0].arguments[-1])!r} in sys.argv: {does}")
+    assert [(f.run, f.code, f.line) for f in runner.failures] == [(plan.runs[0], code, line)]
+    assert calls == [training(plan.runs[0]), training(plan.runs[1]), measuring(plan.runs[1])]
+
+
+def test_so_many_runs_are_trained_at_a_time(plan, run_with):
+    for run in plan.runs:
+        shutil.rmtree(run.folder)
+    # Each notes how many are under way, and waits a moment for others.
+    does = """
+import time
+name = f"here_{os.getpid()}"
+Path(name).touch()
+ends = time.monotonic() + 1
+while time.monotonic() < ends and len(list(Path().glob("here_*"))) < 2:
+    time.sleep(0.01)
+with open("together", "a") as file:
+    file.write(f"{len(list(Path().glob('here_*')))}\\n")
+time.sleep(0.2)
+Path(name).unlink()
+"""
+    run_with(does, workers=2)
+    assert max(map(int, Path("together").read_text().split())) == 2
+
+
+def test_the_run_of_a_study_that_was_killed_may_save_first(plan, run_with, caplog):
+    caplog.set_level("INFO", logger="ppema")
+    lock = RunLock(plan.runs[1].folder)
+    threading.Timer(0.5, lock.release).start()
+    runner, calls = run_with()
+    assert (runner.failures, calls) == ([], [])
+    said = f"{plan.runs[1].folder} is in use by process {os.getpid()}; waiting until it has saved"
+    assert caplog.messages.count(said) == 1
