@@ -95,6 +95,16 @@ def test_validation_chooses_and_the_test_is_only_reported():
     assert "reached" not in a["weights"][SELECTED]
 
 
+def test_weights_that_the_test_data_would_choose_are_not_chosen():
+    plan, results = make_plan_and_results()
+    for result in results[5:]:
+        result.weights["ema"]["validation"]["top1"] = 0.9
+    _, b = summarise_variants(plan, results)
+    assert b["chosen"] == "ema"
+    tested = {name: b["weights"][name]["test"]["top1"]["mean"] for name in ("raw", "ema")}
+    assert tested["ema"] < tested["raw"]
+
+
 def test_a_loss_is_the_better_the_lower():
     a, b = summarise_variants(*make_plan_and_results(metric="ece"))
     assert (a["chosen"], b["chosen"]) == ("raw", "ema")
