@@ -177,6 +177,7 @@ def test_the_table_has_the_same_cells_on_a_screen_and_in_markdown():
     rows = [["a", "bb"], ["ccc", "d"]]
     assert as_text(rows) == "a    bb\nccc  d"
     assert as_markdown(rows) == "| a | bb |\n|---|---|\n| ccc | d |"
+    assert as_markdown([["a|b"]]) == "| a\\|b |\n|---|"
 
 
 def test_a_mean_curve_has_the_steps_that_all_runs_have():
