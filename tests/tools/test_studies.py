@@ -169,6 +169,8 @@ seeds: [3]
     for name, weights in run["weights"].items():
         assert weights["validation"] == metrics[name]
         assert weights["test"] != metrics[name]
+    records = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
+    assert {record["on"] for record in records if record["split"] == "eval"} == {"validation"}
     assert "1 of 1 runs are done already" in finish(tmp_path)
 
 

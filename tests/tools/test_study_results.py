@@ -27,6 +27,7 @@ from ppema.study import (
     measure,
     read_result,
     read_study,
+    report,
 )
 from ppema.study.measure import rank, read_measured
 from ppema.study.summary import read_results, summarise_variants
@@ -264,8 +265,8 @@ def test_an_average_made_after_a_run_was_at_no_step_of_it(plan):
 
 def test_pictures_and_table_come_out_where_a_variant_has_not_what_is_compared_with(plan):
     shutil.rmtree(plan.runs[2].folder)
-    report = Report(plan)
-    written = {path.name for path in report.write()}
+    told = Report(plan)
+    written = {path.name for path in told.write()}
     assert {"result.json", "result.md", "means.png", "averages_two-ema.png"} <= written
     assert "averages_one-ema.png" not in written
     found = json.loads((plan.folder / "result.json").read_text())
@@ -276,7 +277,43 @@ def test_pictures_and_table_come_out_where_a_variant_has_not_what_is_compared_wi
     pair = [run["weights"] for run in found["runs"] if run["seed"] == 1]
     lead = pair[1]["raw"]["test"]["top1"] - pair[0]["ema"]["test"]["top1"]
     assert one["weights"]["raw"]["difference"]["top1"]["mean"] == pytest.approx(lead)
-    assert [row[-1] for row in report.rows if row[1].startswith("posthoc")] == ["-", "-"]
+    assert [row[-1] for row in told.rows if row[1].startswith("posthoc")] == ["-", "-"]
+
+
+def give_seed(run, other):
+    """Make a finished run of what another run left."""
+    shutil.copytree(other.folder, run.folder, symlinks=True)
+    for path in run.folder.glob("step_*/manifest.json"):
+        manifest = json.loads(path.read_text())
+        manifest["config_values"]["seed"] = run.seed
+        path.write_text(render(manifest))
+    final = Checkpoint((run.folder / "model_final").resolve()).manifest["digest"]
+    change_measured(run, lambda facts: facts.update(final=final))
+
+
+def test_bars_are_of_five_seeds_or_more_and_begin_at_the_mean_of_the_reference(plan, monkeypatch):
+    panels = []
+    monkeypatch.setattr(report, "plot_means", lambda drawn, *_: panels.extend(drawn))
+    for name in ("plot_mean_curves", "plot_reliability"):
+        monkeypatch.setattr(report, name, lambda *_: None)
+    Report(plan).write()
+    assert [row.low for panel in panels for row in panel.rows] == [None] * 9
+    five = plan_here(STUDY.replace("[1, 0]", "[1, 0, 2, 3, 4]"))
+    for number, run in enumerate(five.runs):
+        if not run.folder.exists():
+            give_seed(run, plan.runs[number % 4])
+    panels.clear()
+    Report(five).write()
+    found = json.loads((plan.folder / "result.json").read_text())
+    base = found["variants"][0]["weights"]["ema"]["test"]["top1"]["mean"]
+    for panel, variant in zip(panels, found["variants"]):
+        assert panel.reference == pytest.approx(100 * base)
+        for row in panel.rows:
+            difference = variant["weights"][row.name].get("difference")
+            assert (row.low is None) == (difference is None)
+            if difference is not None:
+                low, high = (base + difference["top1"][end] for end in ("low", "high"))
+                assert (row.low, row.high) == pytest.approx((100 * low, 100 * high))
 
 
 def test_a_report_waits_until_another_is_written_and_reads_what_is_there_then(plan):
