@@ -8,14 +8,18 @@ import pytest
 
 from ppema.errors import StorageError
 from ppema.plots import (
+    Band,
     CurvePanel,
+    Gain,
     MeanPanel,
     MeanRow,
     Run,
     SweepPoint,
     compare,
     curves,
+    headline,
     plot_curves,
+    plot_headline,
     plot_mean_curves,
     plot_means,
     plot_runs,
@@ -39,7 +43,7 @@ WINNER = {"average": "ema", "step": 8, "top1": 0.97, "loss": 0.1}
 def drawn(monkeypatch):
     """Return the figures that would have been saved."""
     figures = []
-    for module in (curves, compare, study):
+    for module in (curves, compare, headline, study):
         monkeypatch.setattr(module, "save", lambda figure, *_: figures.append(figure))
     yield figures
     from matplotlib import pyplot
@@ -167,12 +171,37 @@ def test_means_of_a_study_stand_in_a_panel_for_each_variant(drawn, tmp_path):
 
 def test_mean_curves_of_a_study_carry_their_names_and_the_accuracy_to_reach(drawn, tmp_path):
     curves_by_name = {"raw": ([10, 20], [0.9, 0.97]), "ema": ([10, 20], [0.95, 0.98])}
-    plot_mean_curves([CurvePanel("clean", curves_by_name)], 0.96, "a study", tmp_path / "s.png")
+    plot_mean_curves([CurvePanel("clean", curves_by_name)], [0.96], "a study", tmp_path / "s.png")
     (axes,) = drawn[0].axes
     assert texts(axes) == ["ema 98.00", "raw 97.00"]
     assert lines(axes)[2] == [(0, 96.0), (1, 96.0)]
     low, high = axes.get_ylim()
     assert low < 96 < high
+
+
+def test_the_headline_has_curves_with_when_they_were_there_and_gains(drawn, tmp_path):
+    bands = [
+        Band("raw", [10, 20], [0.9, 0.97], [0.01, 0.02], None, ""),
+        Band("ema", [10, 20], [0.95, 0.98], [0.0, 0.0], 14.5, "step 14"),
+    ]
+    gains = [Gain("clean", "ema", 0.5, 0.25, 0.75), Gain("noisy", "swa", 2.0, -1.0, 5.0)]
+    plot_headline(bands, 0.96, gains, ("curves", "gains"), tmp_path / "h.png")
+    left, right = drawn[0].axes
+    assert texts(left) == ["step 14", "ema 98.00", "raw 97.00", "96 %"]
+    level, raw, ema, drop, mark = lines(left)
+    assert level == [(0, 96.0), (1, 96.0)]
+    assert raw == [(10, 90.0), (20, 97.0)]
+    assert ema == [(10, 95.0), (20, 98.0)]
+    assert (drop[1], mark) == ((14.5, 96.0), [(14.5, 96.0)])
+    low, high = left.collections[0].get_datalim(left.transData).intervaly
+    assert (low, high) == (pytest.approx(89), pytest.approx(99))
+    assert [label.get_text() for label in right.get_yticklabels()] == ["clean", "noisy"]
+    assert texts(right) == ["ema +0.50", "swa +2.00"]
+    assert lines(right) == [
+        [(0, 0), (0, 1)],
+        *([(0.25, 0), (0.75, 0)], [(0.5, 0)]),
+        *([(-1.0, 1), (5.0, 1)], [(2.0, 1)]),
+    ]
 
 
 def test_a_sweep_shows_accuracy_and_residual_over_width(drawn, tmp_path):

@@ -3,12 +3,15 @@
 from .compare import Run, plot_runs
 from .confusion import plot_confusion
 from .curves import SweepPoint, plot_curves, plot_sweep
+from .headline import Band, Gain, plot_headline
 from .mistakes import Mistake, PixelScale, draw_mistakes, plot_mistakes
 from .reliability import plot_reliability
 from .study import CurvePanel, MeanPanel, MeanRow, plot_mean_curves, plot_means
 
 __all__ = [
+    "Band",
     "CurvePanel",
+    "Gain",
     "MeanPanel",
     "MeanRow",
     "Mistake",
@@ -18,6 +21,7 @@ __all__ = [
     "draw_mistakes",
     "plot_confusion",
     "plot_curves",
+    "plot_headline",
     "plot_mean_curves",
     "plot_means",
     "plot_mistakes",

@@ -6,7 +6,7 @@ import logging
 import os
 import warnings
 from pathlib import Path
-from typing import Any, Callable, Iterable, Mapping, Sequence
+from typing import Any, Callable, Iterable, Mapping, Optional, Sequence
 
 from ..checkpoint.files import reason, write_atomically
 from ..errors import StorageError
@@ -47,12 +47,31 @@ def new_figure(
         gridspec_kw={"height_ratios": list(heights)},
     )
     for each in axes[:, 0]:
-        each.grid(color="0.92")
-        each.spines[["top", "right"]].set_visible(False)
+        _clear(each)
         if shares_axis:
-            each.xaxis.get_major_locator().set_params(integer=True)
-            each.xaxis.set_major_formatter("{x:,.0f}")
+            count_along(each)
     return figure, axes[:, 0]
+
+
+def new_row(widths: Sequence[float], size: tuple[float, float]) -> Any:
+    """Return a figure and its axes, side by side, each with scales of its own."""
+    figure, axes = _pyplot().subplots(
+        1, len(widths), figsize=size, squeeze=False, gridspec_kw={"width_ratios": list(widths)}
+    )
+    for each in axes[0]:
+        _clear(each)
+    return figure, axes[0]
+
+
+def count_along(axes: Any) -> None:
+    """Have the horizontal axis show whole numbers."""
+    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.xaxis.set_major_formatter("{x:,.0f}")
+
+
+def _clear(axes: Any) -> None:
+    axes.grid(color="0.92")
+    axes.spines[["top", "right"]].set_visible(False)
 
 
 def style_of(index: int) -> dict[str, Any]:
@@ -119,13 +138,19 @@ def font_families(texts: Iterable[str]) -> list[str]:
     return families + [name for name in _WIDE_FONTS if name in installed]
 
 
-def save(figure: Any, path: Path, texts: Iterable[str] = ()) -> None:
+def save(
+    figure: Any,
+    path: Path,
+    texts: Iterable[str] = (),
+    facts: Optional[Mapping[str, str]] = None,
+) -> None:
     """Write a figure as PNG; `path` is whole or as it was.
 
     Args:
         figure: it is closed.
         path: of the file.
         texts: of the user's own, which may need other fonts.
+        facts: what the file is to say of itself, by name, beside the picture.
 
     Raises:
         StorageError: the disk refused.
@@ -138,7 +163,7 @@ def save(figure: Any, path: Path, texts: Iterable[str] = ()) -> None:
             warnings.filterwarnings("ignore", message="Glyph .* missing from")
             for text in figure.findobj(lambda artist: hasattr(artist, "set_fontfamily")):
                 text.set_fontfamily(families)
-            write_file(path, lambda target: figure.savefig(target, **_PNG))
+            write_file(path, lambda target: figure.savefig(target, metadata=facts, **_PNG))
     finally:
         pyplot.close(figure)
 

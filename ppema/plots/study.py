@@ -49,7 +49,13 @@ class CurvePanel(NamedTuple):
     curves: Mapping[str, tuple[Sequence[int], Sequence[float]]]
 
 
-def plot_means(panels: Sequence[MeanPanel], title: str, unit: str, path: Path) -> None:
+def plot_means(
+    panels: Sequence[MeanPanel],
+    title: str,
+    unit: str,
+    path: Path,
+    facts: Optional[Mapping[str, str]] = None,
+) -> None:
     """Draw a panel for each variant: a dot for the mean of each set of weights, a bar for its lead.
 
     The bar is the interval of the paired difference, drawn from the reference's mean on: it
@@ -60,6 +66,7 @@ def plot_means(panels: Sequence[MeanPanel], title: str, unit: str, path: Path) -
         title: above the picture.
         unit: what the horizontal axis is of.
         path: of the PNG.
+        facts: what the file is to say of itself.
 
     Raises:
         StorageError: the disk refused.
@@ -80,17 +87,24 @@ def plot_means(panels: Sequence[MeanPanel], title: str, unit: str, path: Path) -
     all_axes[-1].set_xlabel(unit)
     figure.suptitle(title)
     figure.tight_layout()
-    save(figure, path, [title, *(panel.title for panel in panels)])
+    save(figure, path, [title, *(panel.title for panel in panels)], facts)
 
 
-def plot_mean_curves(panels: Sequence[CurvePanel], reach: float, title: str, path: Path) -> None:
-    """Draw top-1 over the steps, the mean of all seeds, and the accuracy that is to be reached.
+def plot_mean_curves(
+    panels: Sequence[CurvePanel],
+    levels: Sequence[float],
+    title: str,
+    path: Path,
+    facts: Optional[Mapping[str, str]] = None,
+) -> None:
+    """Draw top-1 over the steps, the mean of all seeds, and the accuracies to reach.
 
     Args:
         panels: one or more; values are shares in [0, 1].
-        reach: a level line, likewise.
+        levels: a line each, likewise.
         title: above the picture.
         path: of the PNG.
+        facts: what the file is to say of itself.
 
     Raises:
         StorageError: the disk refused.
@@ -100,11 +114,11 @@ def plot_mean_curves(panels: Sequence[CurvePanel], reach: float, title: str, pat
     figure, all_axes = new_figure(len(panels), heights, size)
     colors = colors_of(list(dict.fromkeys(name for p in panels for name in p.curves)))
     for axes, panel in zip(all_axes, panels):
-        _draw_panel(axes, panel, reach, colors)
+        _draw_panel(axes, panel, levels, colors)
     all_axes[-1].set_xlabel("step")
     figure.suptitle(title)
     figure.tight_layout()
-    save(figure, path, [title, *(panel.title for panel in panels)])
+    save(figure, path, [title, *(panel.title for panel in panels)], facts)
 
 
 def colors_of(names: Sequence[str]) -> dict[str, str]:
@@ -142,7 +156,9 @@ def _weight(row: MeanRow) -> str:
     return "bold" if row.is_chosen else "normal"
 
 
-def _draw_panel(axes: Any, panel: CurvePanel, reach: float, colors: Mapping[str, str]) -> None:
+def _draw_panel(
+    axes: Any, panel: CurvePanel, levels: Sequence[float], colors: Mapping[str, str]
+) -> None:
     ends, every, later = [], [], []
     last_step = max(step for steps, _ in panel.curves.values() for step in steps)
     for name, (steps, values) in panel.curves.items():
@@ -151,7 +167,9 @@ def _draw_panel(axes: Any, panel: CurvePanel, reach: float, colors: Mapping[str,
         ends.append((f"{name} {top1[-1]:.2f}", top1[-1], colors[name]))
         every += top1
         later += [value for step, value in zip(steps, top1) if step > last_step / 4]
-    axes.axhline(100 * reach, color="0.6", linestyle=":", linewidth=1.2)
-    limit_top1(axes, [*every, 100 * reach], later)
+    aims = [100 * level for level in levels]
+    for aim in aims:
+        axes.axhline(aim, color="0.6", linestyle=":", linewidth=1.2)
+    limit_top1(axes, [*every, *aims], later)
     axes.set_title(panel.title, loc="left", fontsize=10)
     label_ends(axes, ends)

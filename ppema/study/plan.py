@@ -295,7 +295,7 @@ def _refuse_of_swap(study: Study) -> None:
     """
     asked = {
         "checkpoint": study.checkpoint == "best",
-        "reach": study.reach is not None,
+        "reach": bool(study.reach),
         "posthoc": bool(study.posthoc),
     }
     for name, is_asked in asked.items():

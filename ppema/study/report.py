@@ -5,27 +5,20 @@ from __future__ import annotations
 import json
 import shlex
 from pathlib import Path
-from typing import Any, Iterable, Mapping, Sequence
+from typing import Any, Iterable, Sequence
 
 from ..checkpoint.files import replace_file
 from ..errors import CheckpointError
-from ..plots import (
-    CurvePanel,
-    MeanPanel,
-    MeanRow,
-    plot_mean_curves,
-    plot_means,
-    plot_reliability,
-)
+from ..plots import plot_mean_curves, plot_means, plot_reliability
+from .panels import INTERVALS, UNITS, curve_panel, mean_panel, summary_of
 from .plan import Plan, Variant
 from .schema import SELECTED
-from .summary import RunResult, read_results, reliability_of, summarise_variants
-from .table import LEAST_SEEDS, as_markdown, difference_cells, number, rows_of
+from .summary import read_results, reliability_of, summarise_variants
+from .table import as_markdown, rows_of
 
 RESULT = "result.json"
 TABLE = "result.md"
 _FORMAT = 1
-_UNITS = {"top1": "top-1 on the test data, %", "loss": "loss", "ece": "ECE, %"}
 
 
 class Report:
@@ -106,14 +99,14 @@ class Report:
             return []
         study, folder = self._plan.study, self._plan.folder
         drawn, title = [folder / "means.png"], f"{study.name}{self.note}"
-        unit = _UNITS[study.metric]
-        unit += "; bars: 95 % interval of the paired difference to the dashed line"
-        plot_means([self._mean_panel(variant) for variant in variants], title, unit, drawn[-1])
-        if study.reach is not None:
+        unit = f"{UNITS[study.metric]}; {INTERVALS}"
+        means = [mean_panel(self._plan, self._variants, v, study.metric) for v in variants]
+        plot_means(means, title, unit, drawn[-1])
+        if study.reach:
             drawn.append(folder / "steps.png")
-            panels = [self._curve_panel(variant) for variant in variants]
+            curves = [curve_panel(self._variants, variant) for variant in variants]
             text = f"{title}: top-1 on validation, mean of the seeds"
-            plot_mean_curves(panels, study.reach, text, drawn[-1])
+            plot_mean_curves(curves, study.reach, text, drawn[-1])
         for variant in variants:
             drawn += self._draw_reliability(variant, title)
         return drawn
@@ -122,7 +115,7 @@ class Report:
         """Draw how right the reference's and the chosen weights are where they are sure."""
         drawn = []
         own = [result for result in self._results if result.run.variant is variant]
-        names = (self._plan.study.reference.weights, self._found(variant)["chosen"])
+        names = (self._plan.study.reference.weights, summary_of(self._variants, variant)["chosen"])
         for name in dict.fromkeys(name for name in names if name in own[0].weights):
             drawn.append(self._plan.folder / "reliability" / f"{variant.name}-{name}.png")
             text = f"{title}: {variant.title}, {name}, all seeds"
@@ -141,48 +134,6 @@ class Report:
         done = {result.run.variant.name for result in self._results}
         of = self._plan.reference_of
         return [v for v in self._plan.variants if {v.name, of(v).name} <= done]
-
-    def _found(self, variant: Variant) -> Mapping[str, Any]:
-        return next(found for found in self._variants if found["variant"] == variant.name)
-
-    def _mean_panel(self, variant: Variant) -> MeanPanel:
-        metric, weights = self._plan.study.metric, self._plan.study.reference.weights
-        factor = 1 if metric == "loss" else 100
-        other = self._found(self._plan.reference_of(variant))["weights"][weights]
-        base = factor * other["test"][metric]["mean"]
-        found = self._found(variant)
-        rows = []
-        for name, summary in found["weights"].items():
-            mean = factor * summary["test"][metric]["mean"]
-            low = high = None
-            note = number(mean / factor, metric)
-            difference = summary.get("difference", {}).get(metric)
-            if difference is not None:
-                lead, interval, _ = difference_cells(difference, metric)
-                note += f"   {lead} ({interval.strip('()')})"
-                if difference["n"] >= LEAST_SEEDS:
-                    low, high = (base + factor * difference[end] for end in ("low", "high"))
-            rows.append(MeanRow(name, mean, low, high, note, name == found["chosen"]))
-        return MeanPanel(variant.title, rows, base)
-
-    def _curve_panel(self, variant: Variant) -> CurvePanel:
-        own = [result for result in self._results if result.run.variant is variant]
-        return CurvePanel(variant.title, mean_curves(own))
-
-
-def mean_curves(results: Sequence[RunResult]) -> dict[str, tuple[list[int], list[float]]]:
-    """Return by weights the steps at which all runs were evaluated, and their mean top-1 there."""
-    found: dict[str, dict[int, list[float]]] = {}
-    for result in results:
-        for record in result.records:
-            if record["split"] == "eval":
-                steps = found.setdefault(record["average"], {})
-                steps.setdefault(record["step"], []).append(record["top1"])
-    curves = {}
-    for name, steps in found.items():
-        common = {s: v for s, v in sorted(steps.items()) if len(v) == len(results)}
-        curves[name] = (list(common), [sum(v) / len(v) for v in common.values()])
-    return curves
 
 
 def distinct(found: Iterable[Any]) -> list[Any]:

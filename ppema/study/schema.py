@@ -47,7 +47,7 @@ class StudyKeys:
     checkpoint: CheckpointChoice = key(
         "of each run: the last, or for each set of weights the epoch that validates best", "last"
     )
-    reach: Optional[float] = key("a top-1 in (0, 1]: the steps and seconds to it are told", None)
+    reach: List[float] = key("top-1s in (0, 1]: the steps and seconds to each are told", [])
     posthoc: List[float] = key(
         "relative widths of averages made after each run (needs posthoc_every)", []
     )
@@ -97,7 +97,7 @@ class Study:
     reference: Reference
     metric: Metric
     checkpoint: CheckpointChoice
-    reach: Optional[float]
+    reach: Sequence[float]
     posthoc: Sequence[float]
     _origins: Mapping[str, Origin] = field(default_factory=dict, repr=False)
 
@@ -141,8 +141,9 @@ def _check(study: Study) -> None:
             "seeds",
             f"seeds must be different whole numbers from 0 to {_LARGEST_SEED}, got {list(seeds)}",
         )
-    if study.reach is not None and not 0 < study.reach <= 1:
-        raise study.error("reach", f"reach must be in (0, 1], got {study.reach}")
+    levels = study.reach
+    if len(set(levels)) < len(levels) or not all(0 < level <= 1 for level in levels):
+        raise study.error("reach", f"reach must be different top-1s in (0, 1], got {levels}")
     widths = study.posthoc
     if len(set(widths)) < len(widths) or not all(0 < width < math.inf for width in widths):
         raise study.error("posthoc", f"posthoc must be different widths above 0, got {widths}")

@@ -46,16 +46,28 @@ def summarise(values: Sequence[float]) -> Sample:
         ValueError: no values.
     """
     n = len(values)
-    if not n:
-        raise ValueError("no values to take the mean of")
-    mean = math.fsum(values) / n
-    if n == 1:
+    mean, std = mean_and_std(values)
+    if std is None:
         return Sample(n, mean, None, None, None, None)
-    std = math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (n - 1))
     error = std / math.sqrt(n)
     half = t_quantile(0.5 + _CONFIDENCE / 2, n - 1) * error
     t = mean / error if error else math.copysign(math.inf, mean) if mean else 0.0
     return Sample(n, mean, std, mean - half, mean + half, two_sided_p(t, n - 1))
+
+
+def mean_and_std(values: Sequence[float]) -> tuple[float, Optional[float]]:
+    """Return the mean of one or more values and their sample deviation, None of a single value.
+
+    Raises:
+        ValueError: no values.
+    """
+    n = len(values)
+    if not n:
+        raise ValueError("no values to take the mean of")
+    mean = math.fsum(values) / n
+    if n == 1:
+        return mean, None
+    return mean, math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (n - 1))
 
 
 def two_sided_p(t: float, degrees: int) -> float:

@@ -16,6 +16,7 @@ from ..config import Config
 from ..engine.record import METRICS, read_records
 from ..errors import CheckpointError
 from ..metrics import churn
+from .curves import mean_curves
 from .done import is_trained
 from .measure import final_checkpoint, rank, read_measured
 from .plan import Plan, PlannedRun, Variant
@@ -82,13 +83,11 @@ def read_result(study: Study, run: PlannedRun) -> Optional[RunResult]:
     # A study of accuracies to reach has no runs of several parts.
     seconds, *others = (_seconds_of(part) for part in run.parts)
     weights = {name: dict(found) for name, found in measured["weights"].items()}
-    evaluated = {record["average"] for record in records if record["split"] == "eval"}
-    for name, found in weights.items():
-        # What was made after the run was at no step of it.
-        if study.reach is not None and name in evaluated:
-            step = first_reaching(records, name, study.reach)
-            found["reached_step"] = step
-            found["reached_s"] = None if step is None else seconds_to(step, seconds)
+    # Not of those made after the run, which have no curve.
+    for name in weights.keys() & {record.get("average") for record in records}:
+        weights[name]["reached"] = {
+            level_name(level): _reaching(records, name, level, seconds) for level in study.reach
+        }
     selected = max(weights, key=lambda name: rank(weights[name]["validation"], study.metric))
     return RunResult(
         run,
@@ -99,6 +98,14 @@ def read_result(study: Study, run: PlannedRun) -> Optional[RunResult]:
         steps=sum(max(part) for part in (seconds, *others)),
         seconds=sum(part[max(part)] for part in (seconds, *others)),
     )
+
+
+def _reaching(
+    records: Sequence[Mapping[str, Any]], name: str, level: float, seconds: Mapping[int, float]
+) -> dict[str, Any]:
+    """Return when some weights of a run came to an accuracy, None where they did not."""
+    step = first_reaching(records, name, level)
+    return {"steps": step, "seconds": None if step is None else seconds_to(step, seconds)}
 
 
 def _seconds_of(part: Config) -> dict[int, float]:
@@ -158,11 +165,7 @@ def summarise_variants(plan: Plan, results: Sequence[RunResult]) -> list[dict[st
             "n": len(by_variant[variant.name]),
             "chosen": _chosen(plan.study, by_variant[variant.name]),
             "data": next((r.measured["data"] for r in by_variant[variant.name]), None),
-            "weights": {
-                name: _summary(plan, variant, name, by_variant)
-                for name in (*plan.weights(variant), SELECTED)
-                if by_variant[variant.name]
-            },
+            "weights": _summaries(plan, variant, by_variant),
         }
         for variant in plan.variants
     ]
@@ -192,6 +195,22 @@ def _chosen(study: Study, results: Sequence[RunResult]) -> Optional[str]:
     return max(names, key=mean_rank)
 
 
+def _summaries(
+    plan: Plan, variant: Variant, by_variant: Mapping[str, Sequence[RunResult]]
+) -> dict[str, dict[str, Any]]:
+    """Return what is said of each of a variant's weights; nothing where no run is done."""
+    own = by_variant[variant.name]
+    if not own:
+        return {}
+    names = (*plan.weights(variant), SELECTED)
+    summaries = {name: _summary(plan, variant, name, by_variant) for name in names}
+    if plan.study.reach:
+        curves = mean_curves([result.records for result in own])
+        for name in curves.keys() & summaries.keys():
+            summaries[name]["curve"] = curves[name]
+    return summaries
+
+
 def _summary(
     plan: Plan, variant: Variant, name: str, by_variant: Mapping[str, Sequence[RunResult]]
 ) -> dict[str, Any]:
@@ -213,26 +232,37 @@ def _summary(
             for key in FIGURES
         }
     summary["churn"] = _churn([found["classes"] for found in own.values()])
-    if name != SELECTED and all("reached_step" in found for found in own.values()):
-        summary["reached"] = _reached(own, {} if is_itself else reference)
+    if name != SELECTED and all("reached" in found for found in own.values()):
+        summary["reached"] = {
+            level_name(level): _reached(level, own, {} if is_itself else reference)
+            for level in plan.study.reach
+        }
     return summary
 
 
+def level_name(level: float) -> str:
+    """Return an accuracy that is to be reached as it stands in result.json."""
+    return f"{level:g}"
+
+
 def _reached(
-    own: Mapping[int, Mapping[str, Any]], reference: Mapping[int, Mapping[str, Any]]
+    level: float,
+    own: Mapping[int, Mapping[str, Any]],
+    reference: Mapping[int, Mapping[str, Any]],
 ) -> dict[str, Any]:
-    """Return steps and seconds to the accuracy, of the seeds that reached it."""
-    found: dict[str, Any] = {"n": sum(r["reached_step"] is not None for r in own.values())}
-    for key in ("reached_step", "reached_s"):
-        reached = {seed: r[key] for seed, r in own.items() if r[key] is not None}
-        pairs = [
-            value - reference[seed][key]
-            for seed, value in reached.items()
-            if seed in reference and reference[seed].get(key) is not None
-        ]
-        word = key.replace("reached_step", "steps").replace("reached_s", "seconds")
-        found[word] = _level(list(reached.values()))
-        found[f"{word}_difference"] = _difference(pairs)
+    """Return steps and seconds to an accuracy, of the seeds that reached it."""
+    found: dict[str, Any] = {}
+    for unit in ("steps", "seconds"):
+        reached, other = (
+            # The reference may be an average made after the runs.
+            {s: r["reached"][level_name(level)][unit] for s, r in each.items() if "reached" in r}
+            for each in (own, reference)
+        )
+        values = {seed: value for seed, value in reached.items() if value is not None}
+        pairs = [v - other[seed] for seed, v in values.items() if other.get(seed) is not None]
+        found["n"] = len(values)
+        found[unit] = _level(list(values.values()))
+        found[f"{unit}_difference"] = _difference(pairs)
     return found
 
 

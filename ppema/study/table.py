@@ -2,39 +2,61 @@
 
 from __future__ import annotations
 
-from typing import Any, Mapping, Optional, Sequence
+from typing import Any, Callable, Mapping, NamedTuple, Optional, Sequence
 
 from .plan import Plan
+from .summary import FIGURES, level_name
 
 # A difference of fewer seeds is no claim.
 LEAST_SEEDS = 5
-_SHARES = ("top1", "ece")
+_SHARES = ("top1", "ece", "churn")
+_DECIMALS = {"steps": 0, "seconds": 1}
+_INTERVAL = "95 % interval"
+
+
+class Column(NamedTuple):
+    """A column: what stands above it, and what it says of some weights' summary."""
+
+    header: str
+    cell: Callable[[Mapping[str, Any]], str]
 
 
 def rows_of(plan: Plan, variants: Sequence[Mapping[str, Any]]) -> list[list[str]]:
-    """Return the cells of the table, the names of its columns first."""
-    study = plan.study
-    reference = ", ".join([*study.reference.labels.values(), study.reference.weights])
-    has_reach = study.reach is not None
-    header = ["variant", "weights", "n", _column("top1"), _column(f"{study.metric} - {reference}")]
-    header += ["95 % interval", "p", _column("loss"), _column("ece"), "churn, %"]
-    if study.reach is not None:
-        header.append(f"steps to {100 * study.reach:g} %")
-    rows = [header]
+    """Return the cells of the table of all weights, the names of its columns first."""
+    names = ["n", "top1", "lead", "interval", "p", "loss", "ece", "churn"]
+    names += [_to(level, "steps") for level in plan.study.reach]
+    columns = columns_of(plan)
+    rows = [["variant", "weights", *(columns[name].header for name in names)]]
     for variant, found in zip(plan.variants, variants):
-        for name, summary in found["weights"].items():
-            test, difference = summary["test"], summary.get("difference")
-            cells = [variant.title, _marked(name, found["chosen"]), str(test["top1"]["n"])]
-            cells += [spread(test["top1"], "top1")]
-            cells += difference_cells(difference and difference[study.metric], study.metric)
-            cells += [spread(test["loss"], "loss"), spread(test["ece"], "ece")]
-            cells.append(
-                "-" if summary["churn"] is None else f"{100 * summary['churn']['mean']:.2f}"
-            )
-            if has_reach:
-                cells.append(_reached(summary["reached"]) if "reached" in summary else "-")
-            rows.append(cells)
+        for weights, summary in found["weights"].items():
+            cells = [columns[name].cell(summary) for name in names]
+            rows.append([variant.title, marked(weights, found["chosen"]), *cells])
     return rows
+
+
+def columns_of(plan: Plan) -> dict[str, Column]:
+    """Return all columns that a table of the study may have, by name.
+
+    `difference`, `p`, and its parts `lead` and `interval`, are of the study's metric.
+    """
+    reference = ", ".join([*plan.study.reference.labels.values(), plan.study.reference.weights])
+    columns = {
+        "n": Column("n", lambda summary: str(summary["test"]["top1"]["n"])),
+        "validation": Column("validation top1, %", _level_of("validation", "top1")),
+    }
+    for metric in FIGURES:
+        columns[metric] = Column(_header(metric), _level_of("test", metric))
+        columns.update(_of_difference(metric, f"{metric}_", reference, _paired(metric)))
+    own = plan.study.metric
+    columns.update(_of_difference(own, "", reference, _paired(own)))
+    columns["churn"] = Column(_header("churn"), lambda s: _churn(s["churn"]))
+    for level in plan.study.reach:
+        for unit in _DECIMALS:
+            name, title = _to(level, unit), f"{unit} to {100 * level:g} %"
+            columns[name] = Column(title, _reached_in(level, unit))
+            pairs = _paired_reach(level, unit)
+            columns.update(_of_difference(unit, f"{name}_", reference, pairs, title))
+    return columns
 
 
 def as_text(rows: Sequence[Sequence[str]]) -> str:
@@ -70,6 +92,12 @@ def difference_cells(sample: Optional[Mapping[str, Any]], metric: str) -> list[s
     return [mean, f"{low} to {high}", p_value(sample["p"])]
 
 
+def difference_cell(sample: Optional[Mapping[str, Any]], metric: str) -> str:
+    """Return a mean difference with its interval in one text."""
+    mean, interval, _ = difference_cells(sample, metric)
+    return mean if sample is None else f"{mean} ({interval.strip('()')})"
+
+
 def p_value(p: float) -> str:
     """Return a probability as it is written."""
     return "< 0.001" if p < 0.001 else f"{p:.3f}"
@@ -78,20 +106,76 @@ def p_value(p: float) -> str:
 def number(value: float, metric: str, is_signed: bool = False) -> str:
     """Return a figure, or a difference of two: shares in percent."""
     sign = "+" if is_signed else ""
-    return f"{100 * value:{sign}.2f}" if metric in _SHARES else f"{value:{sign}.4f}"
+    if metric in _SHARES:
+        return f"{100 * value:{sign}.2f}"
+    return f"{value:{sign},.{_DECIMALS.get(metric, 4)}f}"
 
 
-def _column(metric: str) -> str:
-    return f"{metric}, %" if metric.split()[0] in _SHARES else metric
-
-
-def _marked(name: str, chosen: Optional[str]) -> str:
+def marked(name: str, chosen: Optional[str]) -> str:
+    """Return the name of some weights, with a star where validation chose them."""
     return f"{name} *" if name == chosen else name
 
 
-def _reached(found: Mapping[str, Any]) -> str:
-    if found["steps"] is None:
-        return "never"
-    steps, n = found["steps"], found["n"]
-    text = f"{steps['mean']:.0f}" + ("" if steps["std"] is None else f" ± {steps['std']:.0f}")
-    return f"{text} ({n})"
+# What a summary says of a difference, None where there is none.
+_Pairs = Callable[[Mapping[str, Any]], Optional[Mapping[str, Any]]]
+
+
+def _of_difference(
+    metric: str, prefix: str, reference: str, pairs: _Pairs, title: Optional[str] = None
+) -> dict[str, Column]:
+    """Return the columns of a difference: in one, and in parts."""
+    title = title or metric
+    header = _header(f"{title} - {reference}")
+    each = ("lead", header), ("interval", _INTERVAL), ("p", "p" if not prefix else f"p of {title}")
+    parts = {
+        f"{prefix}{name}": Column(above, _part(pairs, metric, index))
+        for index, (name, above) in enumerate(each)
+    }
+    whole = Column(
+        f"{header} ({_INTERVAL})", lambda summary: difference_cell(pairs(summary), metric)
+    )
+    return {f"{prefix}difference": whole, **parts}
+
+
+def _part(pairs: _Pairs, metric: str, index: int) -> Callable[[Mapping[str, Any]], str]:
+    return lambda summary: difference_cells(pairs(summary), metric)[index]
+
+
+def _paired(metric: str) -> _Pairs:
+    return lambda summary: summary.get("difference", {}).get(metric)
+
+
+def _paired_reach(level: float, unit: str) -> _Pairs:
+    def pairs(summary: Mapping[str, Any]) -> Optional[Mapping[str, Any]]:
+        found: Mapping[str, Any] = summary.get("reached", {}).get(level_name(level), {})
+        return found.get(f"{unit}_difference")
+
+    return pairs
+
+
+def _level_of(split: str, metric: str) -> Callable[[Mapping[str, Any]], str]:
+    return lambda summary: spread(summary[split][metric], metric)
+
+
+def _churn(found: Optional[Mapping[str, Any]]) -> str:
+    return "-" if found is None else number(found["mean"], "churn")
+
+
+def _to(level: float, unit: str) -> str:
+    """Return the name of the column of the steps, or seconds, to an accuracy."""
+    return f"{unit}_to_{100 * level:g}"
+
+
+def _reached_in(level: float, unit: str) -> Callable[[Mapping[str, Any]], str]:
+    def cell(summary: Mapping[str, Any]) -> str:
+        # Of what each run selects, and of what is made after it, there is none.
+        if "reached" not in summary:
+            return "-"
+        found = summary["reached"][level_name(level)]
+        return f"{spread(found[unit], unit)} ({found['n']})" if found[unit] else "never"
+
+    return cell
+
+
+def _header(metric: str) -> str:
+    return f"{metric}, %" if metric.split()[0] in _SHARES else metric

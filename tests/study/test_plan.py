@@ -205,7 +205,7 @@ def test_a_run_with_the_section_swap_has_parts_and_ends_with_one_worker_and_the_
     assert count_steps(found) == {"method_plain": steps, "method_swap": steps + 2 * 2 * 51}
 
 
-@pytest.mark.parametrize("asked", ["checkpoint: best", "reach: 0.9", "posthoc: [0.1]"])
+@pytest.mark.parametrize("asked", ["checkpoint: best", "reach: [0.9]", "posthoc: [0.1]"])
 def test_what_a_mean_of_workers_has_not_is_refused(plan, asked):
     name = asked.partition(":")[0]
     text = SWAP.replace("    plain: {}\n", "")

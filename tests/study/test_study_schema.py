@@ -17,7 +17,7 @@ axes:
 seeds: [0, 2]
 reference: {rate: cosine, weights: ema}
 metric: loss
-reach: 0.98
+reach: [0.98, 0.9]
 posthoc: [0.05, 0.1]
 """
 
@@ -48,13 +48,13 @@ def test_it_is_read_with_its_overrides_as_an_option_takes_them(read):
     (rate,) = map(str, study.axes["rate"]["cosine"])
     assert rate == 'LearningRate.schedulers=[{name: CosineAnnealingDecay, T_max: "100 %"}]'
     assert (study.reference.labels, study.reference.weights) == ({"rate": "cosine"}, "ema")
-    assert (study.metric, study.checkpoint, study.reach) == ("loss", "last", 0.98)
+    assert (study.metric, study.checkpoint, study.reach) == ("loss", "last", [0.98, 0.9])
     assert (study.seeds, study.posthoc) == ([0, 2], [0.05, 0.1])
 
 
 def test_what_is_left_out_has_its_default(read):
     study = read("base: ../base.yml\nseeds: [3]\n")
-    assert (study.overrides, study.axes, study.posthoc, study.reach) == ([], {}, [], None)
+    assert (study.overrides, study.axes, study.posthoc, study.reach) == ([], {}, [], [])
     assert (study.reference.labels, study.reference.weights) == ({}, "raw")
     assert (study.metric, study.checkpoint) == ("top1", "last")
 
@@ -85,7 +85,8 @@ def test_a_mapping_of_overrides_is_the_same_as_a_list(read):
         ),
         ("[0, 2]", "[4294967296]", ":7: seeds must be different whole numbers from 0 to 429496729"),
         ("[0, 2]", "5", ":7: seeds must be a list, got 5"),
-        ("0.98", "98", ":10: reach must be in (0, 1], got 98.0"),
+        ("0.98", "98", ":10: reach must be different top-1s in (0, 1], got [98.0, 0.9]"),
+        ("0.98", "0.9", ":10: reach must be different top-1s in (0, 1], got [0.9, 0.9]"),
         ("[0.05, 0.1]", "[0.1, 0.1]", ":11: posthoc must be different widths above 0, got "),
         ("[0.05, 0.1]", "[0]", ":11: posthoc must be different widths above 0, got [0.0]"),
         ("../base", "base", ":1: base names 'studies/base.yml', and there is no such file"),

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 from types import SimpleNamespace
 
 import pytest
 
+from ppema.study.curves import mean_curves
 from ppema.study.plan import Plan, PlannedRun, Variant
-from ppema.study.report import mean_curves, render
+from ppema.study.report import render
 from ppema.study.schema import SELECTED, Override, Reference, Study
 from ppema.study.statistics import summarise
 from ppema.study.summary import RunResult, reliability_of, summarise_variants
@@ -34,7 +36,7 @@ def make_study(**changes):
         **{"name": "some", "path": "some.yml", "text": "", "base": "base.yml", "overrides": []},
         **{"axes": {"x": {"a": [], "b": [Override("k", "1", None)]}}, "seeds": SEEDS},
         **{"reference": Reference({}, "raw", None), "metric": "top1", "checkpoint": "last"},
-        **{"reach": 0.9, "posthoc": []},
+        **{"reach": [0.9], "posthoc": []},
     }
     return Study(**{**values, **changes})
 
@@ -58,8 +60,11 @@ def make_result(run):
             "classes": [0, 1, index % 2, 3],
             "reliability": {"counts": [index, 1], "right": [index, 0], "confidence": [1, 2]},
             # The first two seeds of raw never reach it.
-            "reached_step": None if name == "raw" and index < 2 else 100 - 10 * (name == "ema"),
-            "reached_s": None if name == "raw" and index < 2 else 5.0,
+            "reached": {
+                "0.9": {"steps": None, "seconds": None}
+                if name == "raw" and index < 2
+                else {"steps": 100 - 10 * (name == "ema"), "seconds": 5.0}
+            },
         }
         for name in ("raw", "ema")
     }
@@ -112,7 +117,7 @@ def test_a_loss_is_the_better_the_lower():
 
 def test_steps_to_an_accuracy_are_of_those_that_reach_it_and_pairs_of_those_where_both_do():
     a, _ = summarise_variants(*make_plan_and_results())
-    raw, ema = (a["weights"][name]["reached"] for name in ("raw", "ema"))
+    raw, ema = (a["weights"][name]["reached"]["0.9"] for name in ("raw", "ema"))
     assert (raw["n"], raw["steps"]["n"], raw["steps"]["mean"]) == (3, 3, 100)
     assert raw["steps_difference"] is None
     assert (ema["n"], ema["steps_difference"]["n"]) == (5, 3)
@@ -156,7 +161,7 @@ def test_the_table_says_where_an_accuracy_is_never_reached():
     plan, results = make_plan_and_results()
     for result in results:
         for found in result.weights.values():
-            found.update(reached_step=None, reached_s=None)
+            found["reached"] = {"0.9": {"steps": None, "seconds": None}}
     _, raw, ema, selected, *_ = rows_of(plan, summarise_variants(plan, results))
     assert [row[-1] for row in (raw, ema, selected)] == ["never", "never", "-"]
 
@@ -180,13 +185,39 @@ def test_the_table_has_the_same_cells_on_a_screen_and_in_markdown():
     assert as_markdown([["a|b"]]) == "| a\\|b |\n|---|"
 
 
-def test_a_mean_curve_has_the_steps_that_all_runs_have():
-    def run(*points):
-        records = [{"split": "eval", "average": "raw", "step": s, "top1": t} for s, t in points]
-        return SimpleNamespace(records=[{"split": "train", "step": 1}, *records])
+def evaluations(*points, name="raw"):
+    return [
+        {"split": "train", "step": 1},
+        *({"split": "eval", "average": name, "step": step, "top1": top1} for step, top1 in points),
+    ]
 
-    curves = mean_curves([run((1, 0.2), (2, 0.4)), run((1, 0.4), (2, 0.6), (3, 0.8))])
-    assert curves == {"raw": ([1, 2], pytest.approx([0.3, 0.5]))}
+
+def test_a_mean_curve_has_the_steps_that_all_runs_have():
+    runs = [evaluations((1, 0.2), (2, 0.4)), evaluations((1, 0.4), (2, 0.6), (3, 0.8))]
+    deviation = pytest.approx(0.02**0.5)
+    assert mean_curves(runs) == {
+        "raw": {
+            "steps": [1, 2],
+            "mean": pytest.approx([0.3, 0.5]),
+            "std": [deviation, deviation],
+        }
+    }
+    assert mean_curves(runs[:1])["raw"]["std"] == [None, None]
+
+
+def test_curves_are_told_where_an_accuracy_is_to_be_reached():
+    ema = evaluations((1, 0.2), name="ema")
+
+    def summaries(reach):
+        plan, results = make_plan_and_results(reach=reach)
+        evaluated = [dataclasses.replace(result, records=ema) for result in results]
+        return summarise_variants(plan, evaluated)
+
+    for each in summaries(reach=[0.9]):
+        assert each["weights"]["ema"]["curve"] == {"steps": [1], "mean": [0.2], "std": [0.0]}
+        assert not {"curve"} & {*each["weights"]["raw"], *each["weights"][SELECTED]}
+    for each in summaries(reach=[]):
+        assert "curve" not in each["weights"]["ema"]
 
 
 def test_json_is_one_line_for_what_holds_figures_only():

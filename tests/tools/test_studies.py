@@ -29,10 +29,10 @@ axes:
   noise: {{none: {{}}, 40 %: {{label_noise: 0.4}}}}
 seeds: [3]
 checkpoint: best
-reach: 0.3
+reach: [0.3]
 posthoc: [0.15]
 """
-TIMES = ("seconds", "reached_s")
+TIMES = ("seconds",)
 
 
 def start(folder):
@@ -147,7 +147,9 @@ def test_each_set_of_weights_stands_by_its_best_epoch_and_its_first_step_that_re
             best = max(ends, key=lambda e: (e["top1"], -e["loss"]))
             found = run["weights"][name]
             assert (found["step"], found["validation"]["top1"]) == (best["step"], best["top1"])
-            assert found["reached_step"] == next((e["step"] for e in own if e["top1"] >= 0.3), None)
+            first = next((e["step"] for e in own if e["top1"] >= 0.3), None)
+            assert found["reached"]["0.3"]["steps"] == first
+        assert "reached" not in run["weights"]["posthoc_0.15"]
 
 
 def test_a_study_has_runs_with_the_section_swap_too(tmp_path):

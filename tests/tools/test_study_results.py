@@ -44,7 +44,7 @@ axes:
     one: {{Averages: {{power: {{name: PowerFunctionEMA, sigma_rel: 0.1}}}}}}
 seeds: [1, 0]
 reference: {{averages: two, weights: ema}}
-reach: 0.01
+reach: [0.01]
 posthoc: [0.1]
 """
 
@@ -242,8 +242,7 @@ def test_seconds_are_of_the_images_that_there_were(plan):
     # 64 and 36 images in turn.
     assert (found.steps, found.seconds) == (6, pytest.approx(1 + 3 + 2 + 1 + 1 + 2))
     # Evaluated first after two steps.
-    assert found.weights["raw"]["reached_step"] == 2
-    assert found.weights["raw"]["reached_s"] == pytest.approx(4)
+    assert found.weights["raw"]["reached"] == {"0.01": {"steps": 2, "seconds": pytest.approx(4)}}
 
 
 def test_two_batches_a_step_are_the_images_of_both():
@@ -257,10 +256,14 @@ def test_an_average_made_after_a_run_was_at_no_step_of_it(plan):
     (two, _) = summarise_variants(plan, read_results(plan))
     has = {name: "reached" in summary for name, summary in two["weights"].items()}
     assert has == {"raw": True, "ema": True, "power": True, "posthoc_0.1": False, "selected": False}
-    raw, ema = two["weights"]["raw"]["reached"], two["weights"]["ema"]["reached"]
+    raw, ema = (two["weights"][name]["reached"]["0.01"] for name in ("raw", "ema"))
     assert (raw["n"], raw["steps"]["mean"], raw["steps_difference"]["mean"]) == (2, 2, 0)
     # It is the reference itself.
     assert ema["steps_difference"] is None
+    other = dataclasses.replace(plan.study.reference, weights="posthoc_0.1")
+    study = dataclasses.replace(plan.study, reference=other)
+    (two, _) = summarise_variants(dataclasses.replace(plan, study=study), read_results(plan))
+    assert two["weights"]["raw"]["reached"]["0.01"]["steps_difference"] is None
 
 
 def test_pictures_and_table_come_out_where_a_variant_has_not_what_is_compared_with(plan):

@@ -1,0 +1,1 @@
+"""What tools/make_evidence.py is made of: results that are kept, tables, figures, numbers."""

@@ -1,0 +1,92 @@
+"""The figures of the evidence: which study, what of it, and what stands above the picture."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Sequence, Union
+
+IMAGES = Path("docs/images")
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A picture of one study, means at the end or curves.
+
+    Attributes:
+        study: by the name of its file.
+        title: above the picture.
+        variants: as they are named in result.json; empty for all.
+        weights: empty for all.
+        metric: of means: top1, loss or ece.
+        is_curves: whether it is of the curves, which a study with `reach` has.
+    """
+
+    study: str
+    title: str
+    variants: Sequence[str] = ()
+    weights: Sequence[str] = ()
+    metric: str = "top1"
+    is_curves: bool = False
+
+    @property
+    def path(self) -> Path:
+        """Return the file of the picture."""
+        return IMAGES / f"evidence_{self.study}{'_steps' if self.is_curves else ''}.png"
+
+    @property
+    def studies(self) -> Sequence[str]:
+        """Return the studies that it is drawn from."""
+        return (self.study,)
+
+
+@dataclass(frozen=True)
+class Headline:
+    """The picture of the README: curves of one study, gains of the chosen weights of several.
+
+    Attributes:
+        study: whose curves are drawn, of its only variant.
+        weights: of the curves.
+        titles: of the left part, which is followed by the seeds, and of the right one.
+        gains: study, variant, and what the gain is called.
+    """
+
+    study: str
+    weights: Sequence[str]
+    titles: tuple[str, str]
+    gains: Sequence[tuple[str, str, str]]
+
+    @property
+    def path(self) -> Path:
+        """Return the file of the picture."""
+        return IMAGES / "evidence.png"
+
+    @property
+    def studies(self) -> Sequence[str]:
+        """Return the studies that it is drawn from."""
+        return tuple(dict.fromkeys([self.study, *(study for study, _, _ in self.gains)]))
+
+
+FIGURES: Sequence[Union[Figure, Headline]] = (
+    Headline(
+        "lenet_constant",
+        ("raw", "ema"),
+        ("LeNet on MNIST, validation top-1", "Gain of the average, test top-1"),
+        (
+            ("lenet_constant", "base", "right\nlabels"),
+            ("label_noise", "noise_20", "20 %\nwrong"),
+            ("label_noise", "noise_40", "40 %\nwrong"),
+        ),
+    ),
+    Figure("lenet_constant", "LeNet on MNIST, constant rate"),
+    Figure(
+        "lenet_constant",
+        "LeNet on MNIST, constant rate: top-1 on validation, mean of the seeds",
+        weights=("raw", "ema", "ema_1", "ema_10", "swa"),
+        is_curves=True,
+    ),
+    Figure("label_noise", "LeNet on MNIST, wrong labels in the training data"),
+    Figure("schedule", "LeNet on MNIST, against a cosine decay without an average"),
+    Figure("few_labels", "LeNet on MNIST with few labels"),
+    Figure("batch_norm", "LeNet with BatchNorm on MNIST: statistics of the average"),
+)
