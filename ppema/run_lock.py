@@ -11,6 +11,7 @@ from typing import IO, Iterator, Optional
 from .errors import FolderInUseError
 
 LOCK = ".lock"
+WRITER_LOCK = ".writer.lock"
 
 
 class RunLock:
@@ -58,6 +59,21 @@ class RunLock:
 def _open_itself(path: str, flags: int) -> int:
     # In a folder of a stranger's it may be a link to any file, which would be emptied.
     return os.open(path, flags | os.O_NOFOLLOW, 0o666)
+
+
+@contextlib.contextmanager
+def in_turn(folder: Path) -> Iterator[None]:
+    """Wait until no other process is in such a `with` block for the folder, which has to be there.
+
+    For what is read and written in a moment: nobody is refused, and who comes later reads later.
+
+    Raises:
+        OSError: the folder cannot be written.
+    """
+    path = folder / WRITER_LOCK
+    with open(path, "a", encoding="ascii", opener=_open_itself) as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 @contextlib.contextmanager

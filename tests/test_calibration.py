@@ -10,6 +10,7 @@ import pytest
 from trainers import make_reader, make_trainer
 
 from ppema.calibration import NUM_BINS, Reliability
+from ppema.data import Batch
 from ppema.engine.evaluate import evaluate
 from ppema.engine.predictions import Predictions
 from ppema.errors import NonFiniteError
@@ -47,6 +48,19 @@ def test_all_sure_and_all_wrong_is_an_error_of_one():
     sure, right = np.ones(4, np.float32), np.ones(4, bool)
     assert Reliability.of(sure, ~right).ece == 1
     assert Reliability.of(sure, right).ece == 0
+
+
+def test_an_error_of_one_bin_does_not_make_up_for_that_of_another():
+    # Half as sure as right, and twice.
+    sure = np.array([0.25, 0.25, 1, 1], np.float32)
+    assert Reliability.of(sure, np.array([True, False, True, False])).ece == 0.5 * 0.25 + 0.5 * 0.5
+
+
+def test_a_confidence_that_is_rounded_to_more_than_one_is_among_the_surest():
+    sure = np.nextafter(np.ones(1, np.float32), np.float32(2))
+    found = Reliability.of(sure, np.array([True]))
+    assert found.counts.tolist() == [0] * 14 + [1]
+    assert found.ece == pytest.approx(0, abs=2e-7)
 
 
 def test_parts_in_any_order_add_up_to_the_same_bits(answers):
@@ -99,6 +113,18 @@ def test_the_figures_do_not_depend_on_the_order_of_batches():
     assert evaluate(model, loss_fn, Reversed()) == evaluate(model, loss_fn, reader)
 
 
+def test_classes_are_in_the_order_of_the_data_whichever_batch_came_first():
+    batches = list(make_reader(40, shuffle=False).batches(1))
+    logits = paddle.nn.functional.one_hot(paddle.arange(10), 10)
+    predictions = Predictions(0)
+    for number in (2, 0, 1):
+        classes = [number, 5, number] * 2
+        size = len(classes)
+        batch = Batch(batches[0].image[:size], batches[0].label[:size])
+        predictions.add(number * size, batch, logits[paddle.to_tensor(classes)])
+    assert predictions.classes.tolist() == [0, 5, 0] * 2 + [1, 5, 1] * 2 + [2, 5, 2] * 2
+
+
 def test_logits_that_are_no_numbers_have_no_confidence():
     class Net(paddle.nn.Layer):
         def forward(self, image):
@@ -112,6 +138,7 @@ def test_churn_is_the_share_of_images_in_other_classes():
     first, second = np.array([0, 1, 2, 3]), np.array([0, 2, 2, 0])
     assert churn(first, second) == churn(second, first) == 0.5
     assert churn(first, first) == 0
+    assert mean_churn([first, second]) == 0.5
     # Of the pairs 0-1, 0-2 and 1-2.
     assert mean_churn([first, second, np.array([0, 1, 2, 0])]) == (0.5 + 0.25 + 0.25) / 3
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import math
 import os
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, Mapping, Sequence
 
@@ -83,7 +84,7 @@ def run_study(arguments: argparse.Namespace) -> int:
         _print_plan(plan, study.count_steps(plan))
         return 0
     if arguments.report:
-        _report(study.Report(plan), "")
+        _report(plan)
         return 0
     with open_run_folder(plan.folder):
         workers = arguments.workers or num_cores()
@@ -97,7 +98,7 @@ def run_study(arguments: argparse.Namespace) -> int:
         if len(failures) == len(plan.runs):
             return study.exit_code(failures)
         left = f"{len(failures)} of {len(plan.runs)} runs failed and are left out"
-        _report(study.Report(plan), left if failures else "")
+        _report(plan, left if failures else "")
     return study.exit_code(failures)
 
 
@@ -113,12 +114,16 @@ def _print_plan(plan: Any, steps: Mapping[str, int]) -> None:
         print(run.command)
 
 
-def _report(report: Any, left: str) -> None:
-    from ppema.study import as_text
+def _report(plan: Any, left: str = "") -> None:
+    from ppema.run_lock import in_turn
+    from ppema.study import Report, as_text
 
-    print(as_text(report.rows))
-    say(report.protocol)
-    written = report.write()
+    # A report that was asked for while the study ends must not write an older result over its own.
+    with in_turn(plan.folder) if plan.folder.is_dir() else nullcontext():
+        report = Report(plan)
+        print(as_text(report.rows))
+        say(report.protocol)
+        written = report.write()
     print(f"written: {', '.join(map(str, written))}" + (f"; {left}" if left else ""))
 
 
@@ -133,6 +138,7 @@ def compare_runs(arguments: argparse.Namespace) -> int:
     evaluated = [_read(folder) for folder in arguments.runs]
     best = [max(records, key=_rank) for records in evaluated]
     print(_table(names, evaluated, best))
+    _warn_of_mixture(names, best)
     if arguments.picture is not None:
         runs = [
             Run(name, records, record["average"])
@@ -158,6 +164,20 @@ def _read(folder: Path) -> list[dict[str, Any]]:
     if not found:
         raise CheckpointError(f"{folder}: nothing was evaluated in it; train with --eval")
     return found
+
+
+def _warn_of_mixture(names: Sequence[str], best: Sequence[Mapping[str, Any]]) -> None:
+    """Say so where the figures of some runs are on validation images, and of others on test data.
+
+    Records of an earlier version do not tell.
+    """
+    named: dict[str, list[str]] = {}
+    for name, record in zip(names, best):
+        if record.get("on") in ("validation", "test"):
+            named.setdefault(record["on"], []).append(name)
+    if len(named) > 1:
+        each = "; ".join(f"on {on} images: {', '.join(runs)}" for on, runs in named.items())
+        say(f"figures on other images are not to be compared: {each}")
 
 
 def _names(folders: Sequence[Path]) -> list[str]:

@@ -23,7 +23,7 @@ def changed_values(config: Config, manifest: Mapping[str, Any]) -> dict[str, tup
     """
     now = config.values()
     # A key that came later meant its default.
-    before = {**_defaults(), **manifest["config_values"]}
+    before = {**default_values(), **manifest["config_values"]}
     averages = {name: before["Averages"].get(name, new) for name, new in now["Averages"].items()}
     return dict(_differences({**before, "Averages": averages}, now, ""))
 
@@ -102,9 +102,10 @@ def _moved_decay(
     return f"{named.path}.decay: {decay:g} for {size} images is {now:.6g} now, was {before:.6g}"
 
 
-def _defaults() -> dict[str, Any]:
-    fields = dataclasses.fields(Keys)
-    return {f.name: f.default for f in fields if isinstance(f.default, (bool, int, float, str))}
+def default_values() -> dict[str, Any]:
+    """Return the keys of a config that have a plain default, with it."""
+    fields, plain = dataclasses.fields(Keys), (bool, int, float, str, type(None))
+    return {f.name: f.default for f in fields if isinstance(f.default, plain)}
 
 
 def _differences(old: Any, new: Any, path: str) -> Iterator[tuple[str, tuple[Any, Any]]]:

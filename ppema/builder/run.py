@@ -134,6 +134,7 @@ def make_hooks(
         note_on(data.evaluated),
         with_evaluation,
         config.eval_iter,
+        "test" if data.validation is None else "validation",
     )
     facts = {
         "config": config.name,

@@ -159,7 +159,8 @@ def _record(facts: Mapping[str, Any]) -> dict[str, Any]:
     if not facts["metrics"]:
         return {}
     at = {"step": facts["best"]["step"], "epoch": facts["epoch"], "split": "eval"}
-    return {**at, "average": SWAP, **facts["metrics"][SWAP]}
+    on = "validation" if "validation" in facts["data"] else "test"
+    return {**at, "on": on, "average": SWAP, **facts["metrics"][SWAP]}
 
 
 def _select(config: Config) -> str:

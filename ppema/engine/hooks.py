@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime
 import logging
-from typing import Any, Mapping, Optional, Sequence
+from typing import Any, Literal, Mapping, Optional, Sequence
 
 from ..averaging import Diagnostics, ranks
 from ..checkpoint import BEST, FINAL, CheckpointStore
@@ -104,6 +104,7 @@ class EvaluateHook(Hook):
         note: said beside the figures, where they are not of the data that was asked for.
         is_enabled: without it nothing is evaluated, and the best of an earlier part stays known.
         eval_iter: evaluate every so many steps too; 0 for not.
+        on: what the data are, test or validation, for the record.
     """
 
     name = "evaluate"
@@ -118,8 +119,9 @@ class EvaluateHook(Hook):
         note: str = "",
         is_enabled: bool = True,
         eval_iter: int = 0,
+        on: Literal["test", "validation"] = "test",
     ) -> None:
-        self._reader, self.recorder, self._eval_iter = reader, recorder, eval_iter
+        self._reader, self.recorder, self._eval_iter, self._on = reader, recorder, eval_iter, on
         self.select, self.note, self._is_enabled = select, note, is_enabled
         self.evaluations: dict[str, Evaluation] = {}
         self.winner: Optional[str] = None
@@ -147,6 +149,7 @@ class EvaluateHook(Hook):
                     "step": trainer.step,
                     "epoch": trainer.epoch,
                     "split": "eval",
+                    "on": self._on,
                     "average": name,
                     **evaluation.as_dict(),
                 }

@@ -31,7 +31,8 @@ class Recorder:
 
     A training record has `step, epoch, split: train, loss, top1, lr, ips`, then by
     average `decay, distance, window, initial_share, never_moved`, and `left_out` where a gate is
-    set; an evaluation record `step, epoch, split: eval, average, top1, top2, loss, ece`.
+    set; an evaluation record `step, epoch, split: eval, on, average, top1, top2, loss, ece`;
+    `on` is test or validation.
 
     Args:
         folder: the run's folder.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any, Mapping
 
+from ..builder.changes import default_values
 from ..checkpoint import FINAL, CheckpointStore
 from ..engine.resume import is_finished
 from ..engine.run_facts import require_continued_facts
@@ -30,11 +31,12 @@ def is_trained(run: PlannedRun) -> bool:
     except CheckpointError:
         # tools/train.py says what is wrong with it.
         return False
-    if fingerprint(newest.manifest["config_values"]) != run.fingerprint:
+    # A key that came with a later version meant its default.
+    before = {**default_values(), **newest.manifest["config_values"]}
+    if fingerprint(before) != run.fingerprint:
         raise ConfigError(
-            f"{run.folder} was trained by another config (other: "
-            f"{_differences(run, newest.manifest['config_values'])}); take the study's folder "
-            "away, or name another one by -o save_dir=…"
+            f"{run.folder} was trained by another config (other: {_differences(run, before)}); "
+            "take the study's folder away, or name another one by -o save_dir=…"
         )
     # SWAP saves nothing in the folder itself before the mean of its workers, the end.
     is_at_end = run.config.Swap is not None or is_finished(newest, run.config.epoch)

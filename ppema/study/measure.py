@@ -106,7 +106,9 @@ def _choose(study: Study, folder: Path, final: Checkpoint) -> dict[str, Mapping[
     """Return the record of the evaluation, on validation, that each set of weights stands by."""
     ends: dict[tuple[str, int], Mapping[str, Any]] = {}
     for record in read_records(folder / METRICS):
-        if record["split"] == "eval" and record["step"] <= final.step:
+        # Test data have no say, though a run may have been evaluated on them before.
+        is_validation = record["split"] == "eval" and record.get("on") != "test"
+        if is_validation and record["step"] <= final.step:
             # Of an epoch the last, at its end.
             ends[record["average"], record["epoch"]] = record
     chosen: dict[str, Mapping[str, Any]] = {}

@@ -19,8 +19,10 @@ from ..builder.run_data import make_train_reader
 from ..config import Config
 from ..engine.phases import SWAP
 from ..errors import ConfigError
-from .schema import RAW, Override, Study
+from .schema import RAW, SELECTED, Override, Study
 
+# Of checkpoints: more than there can be.
+_ALL = 10**9
 # Before what the study says, which may want it otherwise.
 _DEFAULTS = ("use_vdl=false",)
 # What the number of batches depends on; loading takes a second.
@@ -137,6 +139,7 @@ def make_plan(study: Study, options: Sequence[str]) -> Plan:
         raise study.error("axes", f"axes: two variants would have the folder {twice!r}")
     runs = [_make_run(study, variant, seed, folder) for seed in study.seeds for variant in variants]
     plan = Plan(study, options, folder, variants, runs)
+    _check_names(plan)
     _check_reference(plan)
     return plan
 
@@ -195,9 +198,9 @@ def _make_variant(study: Study, labels: Mapping[str, str], options: Sequence[str
         raise study.error("posthoc", "posthoc needs snapshots; set posthoc_every, such as '2 %'")
     texts = [*_DEFAULTS, *map(str, study.overrides), *options, *map(str, chosen)]
     if study.checkpoint == "best":
-        # Each epoch may be the best of some weights.
-        texts += ["snapshot_epoch=1", f"keep_checkpoint_max={config.epoch}"]
-        config = replace(config, snapshot_epoch=1, keep_checkpoint_max=config.epoch)
+        # Each epoch may be the best of some weights, and checkpoints within epochs count as well.
+        texts += ["snapshot_epoch=1", f"keep_checkpoint_max={_ALL}"]
+        config = replace(config, snapshot_epoch=1, keep_checkpoint_max=_ALL)
     return Variant(name, labels, chosen, config, texts)
 
 
@@ -259,6 +262,18 @@ def _refuse_axis_keys(study: Study, options: Sequence[str]) -> None:
         for key, axis in varied.items():
             if f"{name}.".startswith(f"{key}.") or f"{key}.".startswith(f"{name}."):
                 raise ConfigError(f"-o {name}: is what the axis {axis!r} varies")
+
+
+def _check_names(plan: Plan) -> None:
+    """Raise ConfigError where two rows of a result would have one name, and one be lost."""
+    for variant in plan.variants:
+        names = [*plan.weights(variant), SELECTED]
+        for name in names:
+            if names.count(name) > 1:
+                raise ConfigError(
+                    f"{plan.study.path}: two rows of {variant.title} would have the name {name!r}; "
+                    "rename an average, or change posthoc"
+                )
 
 
 def _check_reference(plan: Plan) -> None:

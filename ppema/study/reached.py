@@ -2,21 +2,41 @@
 
 from __future__ import annotations
 
-from typing import Any, Mapping, Optional, Sequence
+from typing import Any, Callable, Mapping, Optional, Sequence
 
 Records = Sequence[Mapping[str, Any]]
 
 
-def seconds_by_step(records: Records, images_per_step: int) -> dict[int, float]:
+def images_until(
+    step: int, images_per_step: int, steps_per_epoch: int, images_per_epoch: int
+) -> int:
+    """Return the images trained on up to a step; the last of an epoch may have fewer than others.
+
+    Args:
+        step: from 0 on.
+        images_per_step: of a step that has all.
+        steps_per_epoch: of the whole run.
+        images_per_epoch: likewise, those of its steps alone.
+    """
+    epochs, steps = divmod(step, steps_per_epoch)
+    return epochs * images_per_epoch + min(steps * images_per_step, images_per_epoch)
+
+
+def seconds_by_step(records: Records, images_at: Callable[[int], int]) -> dict[int, float]:
     """Return the seconds of training up to each training record's step.
 
     Evaluations and checkpoints take no part, nor do stops: the time is that of the images, by the
-    speed in the record. A last batch that is not full counts as a full one.
+    speed in the record.
+
+    Args:
+        records: of a metrics.jsonl.
+        images_at: gives the images trained on up to a step.
     """
     seconds, step, total = {0: 0.0}, 0, 0.0
     for record in records:
         if record["split"] == "train" and record["ips"]:
-            total += (record["step"] - step) * images_per_step / record["ips"]
+            num_images = images_at(record["step"]) - images_at(step)
+            total += num_images / record["ips"]
             step = record["step"]
             seconds[step] = total
     return seconds

@@ -12,7 +12,8 @@ from ..errors import CheckpointError
 from ..plots import plot_mean_curves, plot_means, plot_reliability
 from .panels import INTERVALS, UNITS, curve_panel, mean_panel, summary_of
 from .plan import Plan, Variant
-from .summary import SELECTED, read_results, reliability_of, summarise_variants
+from .schema import SELECTED
+from .summary import read_results, reliability_of, summarise_variants
 from .table import as_markdown, rows_of
 
 RESULT = "result.json"
@@ -115,7 +116,7 @@ class Report:
         drawn = []
         own = [result for result in self._results if result.run.variant is variant]
         names = (self._plan.study.reference.weights, summary_of(self._variants, variant)["chosen"])
-        for name in dict.fromkeys(names):
+        for name in dict.fromkeys(name for name in names if name in own[0].weights):
             drawn.append(self._plan.folder / "reliability" / f"{variant.name}-{name}.png")
             text = f"{title}: {variant.title}, {name}, all seeds"
             plot_reliability(reliability_of(own, name), text, drawn[-1])

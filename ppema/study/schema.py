@@ -21,6 +21,10 @@ Metric = Literal["top1", "loss", "ece"]
 # What a run's last, or each average's best, evaluation is of.
 CheckpointChoice = Literal["last", "best"]
 RAW = "raw"
+# Beside the weights by name: of each run those that it would itself have chosen.
+SELECTED = "selected"
+# As of the config's key.
+_LARGEST_SEED = 2**32 - 1
 # The study gives each run its own.
 _OWN_KEYS = ("seed", "save_dir")
 
@@ -130,9 +134,12 @@ def read_study(path: str) -> Study:
 
 
 def _check(study: Study) -> None:
-    if not study.seeds or len(set(study.seeds)) < len(study.seeds) or min(study.seeds) < 0:
+    seeds = study.seeds
+    are_in_range = all(0 <= seed <= _LARGEST_SEED for seed in seeds)
+    if not seeds or len(set(seeds)) < len(seeds) or not are_in_range:
         raise study.error(
-            "seeds", f"seeds must be different whole numbers, 0 or more, got {list(study.seeds)}"
+            "seeds",
+            f"seeds must be different whole numbers from 0 to {_LARGEST_SEED}, got {list(seeds)}",
         )
     levels = study.reach
     if len(set(levels)) < len(levels) or not all(0 < level <= 1 for level in levels):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
+import math
 from dataclasses import dataclass
 from typing import Any, Mapping, Optional, Sequence
 
@@ -15,14 +17,13 @@ from ..engine.record import METRICS, read_records
 from ..errors import CheckpointError
 from ..metrics import churn
 from .curves import mean_curves
-from .measure import rank, read_measured
+from .done import is_trained
+from .measure import final_checkpoint, rank, read_measured
 from .plan import Plan, PlannedRun, Variant
-from .reached import first_reaching, seconds_by_step, seconds_to
-from .schema import Study
+from .reached import first_reaching, images_until, seconds_by_step, seconds_to
+from .schema import SELECTED, Study
 from .statistics import summarise
 
-# Beside the weights by name: of each run those that it would itself have chosen.
-SELECTED = "selected"
 FIGURES = ("top1", "loss", "ece")
 
 
@@ -70,8 +71,12 @@ _BULKY = ("classes", "reliability")
 
 
 def read_result(study: Study, run: PlannedRun) -> Optional[RunResult]:
-    """Return what a run gave, None where it is not done."""
-    measured = read_measured(study, run.folder)
+    """Return what a run gave, None where it is not done.
+
+    Raises:
+        ConfigError: its folder is of another config.
+    """
+    measured = read_measured(study, run.folder) if is_trained(run) else None
     if measured is None:
         return None
     records = list(read_records(run.folder / METRICS))
@@ -105,8 +110,18 @@ def _reaching(
 
 def _seconds_of(part: Config) -> dict[int, float]:
     """Return the seconds of training up to each step of what was trained by one config."""
-    images_per_step = part.TrainReader.batch_size * part.accumulate_steps
-    return seconds_by_step(list(read_records(run_folder(part) / METRICS)), images_per_step)
+    folder = run_folder(part)
+    final = final_checkpoint(folder)
+    if final is None:
+        raise CheckpointError(f"{folder}: is no finished run, though one was made of it")
+    images_at = functools.partial(
+        images_until,
+        images_per_step=part.TrainReader.batch_size * part.accumulate_steps,
+        steps_per_epoch=final.manifest["steps_per_epoch"],
+        # It stands at the end of an epoch.
+        images_per_epoch=final.manifest["samples"],
+    )
+    return seconds_by_step(list(read_records(folder / METRICS)), images_at)
 
 
 def read_results(plan: Plan) -> list[RunResult]:
@@ -114,6 +129,7 @@ def read_results(plan: Plan) -> list[RunResult]:
 
     Raises:
         CheckpointError: they are not all of the same data.
+        ConfigError: one is of another config.
     """
     found = [read_result(plan.study, run) for run in plan.runs]
     results = [result for result in found if result is not None]
@@ -123,7 +139,20 @@ def read_results(plan: Plan) -> list[RunResult]:
     if len(kinds) > 1:
         said = ", ".join(f"{kind} ({run.folder})" for kind, run in sorted(kinds.items()))
         raise CheckpointError(f"runs of one study are of different data: {said}; delete the others")
+    _require_same_data(results)
     return results
+
+
+def _require_same_data(results: Sequence[RunResult]) -> None:
+    """Raise CheckpointError where the runs of a variant, which share a row, do not share data."""
+    firsts: dict[str, RunResult] = {}
+    for result in results:
+        first = firsts.setdefault(result.run.variant.name, result)
+        if result.measured["data"] != first.measured["data"]:
+            raise CheckpointError(
+                f"{first.run.folder} and {result.run.folder} are of one variant, and not of the "
+                "same images and labels; delete what is of others"
+            )
 
 
 def summarise_variants(plan: Plan, results: Sequence[RunResult]) -> list[dict[str, Any]]:
@@ -160,7 +189,8 @@ def _chosen(study: Study, results: Sequence[RunResult]) -> Optional[str]:
 
     def mean_rank(name: str) -> tuple[float, ...]:
         ranks = [rank(result.weights[name]["validation"], study.metric) for result in results]
-        return tuple(sum(column) / len(ranks) for column in zip(*ranks))
+        # Exact sums: equal means of figures in another order must tie, so that the loss decides.
+        return tuple(math.fsum(column) for column in zip(*ranks))
 
     return max(names, key=mean_rank)
 
@@ -224,7 +254,8 @@ def _reached(
     found: dict[str, Any] = {}
     for unit in ("steps", "seconds"):
         reached, other = (
-            {seed: r["reached"][level_name(level)][unit] for seed, r in each.items()}
+            # The reference may be an average made after the runs.
+            {s: r["reached"][level_name(level)][unit] for s, r in each.items() if "reached" in r}
             for each in (own, reference)
         )
         values = {seed: value for seed, value in reached.items() if value is not None}

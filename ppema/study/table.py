@@ -69,7 +69,9 @@ def as_text(rows: Sequence[Sequence[str]]) -> str:
 
 def as_markdown(rows: Sequence[Sequence[str]]) -> str:
     """Return a table in Markdown."""
-    header, *others = [f"| {' | '.join(row)} |" for row in rows]
+    # A label of the study may hold what ends a cell.
+    escaped = [[cell.replace("|", "\\|") for cell in row] for row in rows]
+    header, *others = [f"| {' | '.join(row)} |" for row in escaped]
     return "\n".join([header, "|---" * len(rows[0]) + "|", *others])
 
 

@@ -109,6 +109,8 @@ def test_validation_is_of_each_class_alike_and_counted_where_it_is_a_number():
     _, validation = divide(in_memory(), words(validation=10))
     assert np.bincount(validation.labels).tolist() == [2] * 5
     assert len(divide(in_memory(), words(validation=1))[1]) == 1
+    # A share of less than one image.
+    assert len(divide(in_memory(), words(validation=0.001))[1]) == 1
 
 
 def test_pixels_are_not_copied():

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from ppema import builder
 from ppema.builder import run_folder
 from ppema.errors import ConfigError
 from ppema.study import count_steps, make_plan, read_study
@@ -43,6 +44,19 @@ def plan(tmp_path, monkeypatch):
         return make_plan(read_study("some.yml"), options)
 
     return read_and_plan
+
+
+def trained_by(run):
+    """Return the config that tools/train.py reads from the arguments of a run."""
+    at = run.arguments.index("-o")
+    return builder.read_config(run.arguments[at - 4], run.arguments[at + 1 :])
+
+
+def test_a_run_is_trained_by_the_config_that_is_planned(plan):
+    # What is typed counts before what the study sets for all, and an axis before that.
+    for run in plan(STUDY, "epoch=1", "log_iter=3").runs[:4]:
+        assert (run.config.epoch, run.config.log_iter) == (1, 3)
+        assert trained_by(run).values() == run.config.values()
 
 
 def test_axes_are_crossed_and_the_runs_of_one_seed_stand_together(plan):
@@ -90,11 +104,23 @@ def test_a_fingerprint_is_of_all_but_the_folder(plan):
 def test_steps_are_those_of_each_variant(plan):
     # 6,490 images are trained on: 203 batches of 32; 102 of 64, two a step.
     assert list(count_steps(plan(STUDY)).values()) == [406, 102, 406, 102]
+    # 203 batches, four a step: the last of an epoch has fewer.
+    four = STUDY.replace("batch_size: 32}", "batch_size: 32, accumulate_steps: 4}")
+    assert list(count_steps(plan(four)).values()) == [2 * 51, 102] * 2
+
+
+def test_steps_are_counted_for_each_number_of_images(plan):
+    images = "small: {train_samples: 64}\n    large: {train_samples: 320}"
+    text = re.sub(r"small: .*\n.*large: .*", images, STUDY)
+    assert list(count_steps(plan(text)).values()) == [2 * 1, 2 * 5] * 2
 
 
 def test_the_epoch_that_validates_best_must_still_be_there_at_the_end(plan):
-    config = plan(STUDY + "checkpoint: best\n", "keep_checkpoint_max=1").runs[0].config
-    assert (config.keep_checkpoint_max, config.snapshot_epoch) == (2, 1)
+    # Those within epochs would else push out those at their ends.
+    options = ("keep_checkpoint_max=1", "snapshot_epoch=2", "eval_iter=10", "snapshot_iter=10")
+    run = plan(STUDY + "checkpoint: best\n", *options).runs[0]
+    assert (run.config.keep_checkpoint_max, run.config.snapshot_epoch) == (10**9, 1)
+    assert trained_by(run).values() == run.config.values()
 
 
 def test_a_reference_on_one_axis_leaves_the_others_as_they_are(plan):
@@ -186,3 +212,21 @@ def test_what_a_mean_of_workers_has_not_is_refused(plan, asked):
     message = f"some.yml:7: {name} is not of runs with the section Swap; leave it out"
     with pytest.raises(ConfigError, match=re.escape(message)):
         plan(f"{text}{asked}\n")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "name"),
+    [
+        ("Averages.power", "Averages.selected", "selected"),
+        ("seeds:", "posthoc: [0.1, 0.10000001]\nseeds:", "posthoc_0.1"),
+    ],
+)
+def test_two_rows_of_a_result_have_two_names(plan, old, new, name):
+    more = ', posthoc_every=2, "Averages.power={name: PowerFunctionEMA, sigma_rel: 0.1}"]'
+    text = STUDY.replace("validation=0.1]", f"validation=0.1{more}").replace(old, new)
+    with pytest.raises(ConfigError) as caught:
+        plan(text)
+    assert str(caught.value) == (
+        f"some.yml: two rows of noise clean, batch small would have the name {name!r}; rename an "
+        "average, or change posthoc"
+    )

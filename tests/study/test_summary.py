@@ -10,9 +10,9 @@ import pytest
 from ppema.study.curves import mean_curves
 from ppema.study.plan import Plan, PlannedRun, Variant
 from ppema.study.report import render
-from ppema.study.schema import Override, Reference, Study
+from ppema.study.schema import SELECTED, Override, Reference, Study
 from ppema.study.statistics import summarise
-from ppema.study.summary import SELECTED, RunResult, reliability_of, summarise_variants
+from ppema.study.summary import RunResult, reliability_of, summarise_variants
 from ppema.study.table import as_markdown, as_text, rows_of
 
 SEEDS = [0, 1, 2, 3, 4]
@@ -100,6 +100,16 @@ def test_validation_chooses_and_the_test_is_only_reported():
     assert "reached" not in a["weights"][SELECTED]
 
 
+def test_weights_that_the_test_data_would_choose_are_not_chosen():
+    plan, results = make_plan_and_results()
+    for result in results[5:]:
+        result.weights["ema"]["validation"]["top1"] = 0.9
+    _, b = summarise_variants(plan, results)
+    assert b["chosen"] == "ema"
+    tested = {name: b["weights"][name]["test"]["top1"]["mean"] for name in ("raw", "ema")}
+    assert tested["ema"] < tested["raw"]
+
+
 def test_a_loss_is_the_better_the_lower():
     a, b = summarise_variants(*make_plan_and_results(metric="ece"))
     assert (a["chosen"], b["chosen"]) == ("raw", "ema")
@@ -147,10 +157,32 @@ def test_the_table_claims_nothing_with_fewer_than_five_seeds():
     assert ema[4:7] == ["+7.50", "(4 seeds)", "-"]
 
 
+def test_the_table_says_where_an_accuracy_is_never_reached():
+    plan, results = make_plan_and_results()
+    for result in results:
+        for found in result.weights.values():
+            found["reached"] = {"0.9": {"steps": None, "seconds": None}}
+    _, raw, ema, selected, *_ = rows_of(plan, summarise_variants(plan, results))
+    assert [row[-1] for row in (raw, ema, selected)] == ["never", "never", "-"]
+
+
+def test_equal_means_of_figures_in_another_order_are_told_apart_by_the_loss():
+    plan, results = make_plan_and_results()
+    # In floating point the sums differ, and raw has the larger.
+    shares = {"raw": [0.1, 0.2, 0.3], "ema": [0.3, 0.2, 0.1]}
+    assert sum(shares["raw"]) > sum(shares["ema"])
+    for index, result in enumerate(results[:3]):
+        for name, loss in (("raw", 2.0), ("ema", 1.0)):
+            result.weights[name]["validation"].update(top1=shares[name][index], loss=loss)
+    a, _ = summarise_variants(plan, results[:3])
+    assert a["chosen"] == "ema"
+
+
 def test_the_table_has_the_same_cells_on_a_screen_and_in_markdown():
     rows = [["a", "bb"], ["ccc", "d"]]
     assert as_text(rows) == "a    bb\nccc  d"
     assert as_markdown(rows) == "| a | bb |\n|---|---|\n| ccc | d |"
+    assert as_markdown([["a|b"]]) == "| a\\|b |\n|---|"
 
 
 def evaluations(*points, name="raw"):

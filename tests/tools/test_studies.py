@@ -139,6 +139,8 @@ def test_each_set_of_weights_stands_by_its_best_epoch_and_its_first_step_that_re
         path = straight / f"output/some/runs/{folder}/seed_3/lenet_digits"
         lines = map(json.loads, (path / "metrics.jsonl").read_text().splitlines())
         evaluations = [line for line in lines if line["split"] == "eval"]
+        # Any of them may be the best of some weights, and others were saved within epochs.
+        assert all((path / f"step_{step:09d}").is_dir() for step in (16, 32))
         for name in ("raw", "ema", "power", "wide"):
             own = [e for e in evaluations if e["average"] == name]
             ends = [e for e in own if e["step"] in (16, 32)]
@@ -169,6 +171,8 @@ seeds: [3]
     for name, weights in run["weights"].items():
         assert weights["validation"] == metrics[name]
         assert weights["test"] != metrics[name]
+    records = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
+    assert {record["on"] for record in records if record["split"] == "eval"} == {"validation"}
     assert "1 of 1 runs are done already" in finish(tmp_path)
 
 
@@ -202,8 +206,7 @@ def test_the_runs_of_another_config_are_not_gone_on_with(straight, monkeypatch, 
     assert call(monkeypatch, "compare", ("-c", "some.yml", "-o", "epoch=3")) == 2
     assert capfd.readouterr().err == (
         "output/some/runs/noise_none/seed_3/lenet_digits was trained by another config (other: "
-        "epoch, keep_checkpoint_max); take the study's folder away, or name another one by "
-        "-o save_dir=…\n"
+        "epoch); take the study's folder away, or name another one by -o save_dir=…\n"
     )
 
 
