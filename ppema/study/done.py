@@ -31,8 +31,7 @@ def is_trained(run: PlannedRun) -> bool:
     except CheckpointError:
         # tools/train.py says what is wrong with it.
         return False
-    # A key that came with a later version meant its default.
-    before = {**default_values(), **newest.manifest["config_values"]}
+    before = newest.manifest["config_values"]
     if fingerprint(before) != run.fingerprint:
         raise ConfigError(
             f"{run.folder} was trained by another config (other: {_differences(run, before)}); "
@@ -46,5 +45,7 @@ def is_trained(run: PlannedRun) -> bool:
 def _differences(run: PlannedRun, before: Mapping[str, Any]) -> str:
     # As a manifest has them: tuples are lists there.
     now = json.loads(json.dumps(run.config.values()))
+    # A key that came with a later version meant its default.
+    before = {**default_values(), **before}
     keys = [key for key in {**now, **before} if before.get(key) != now.get(key)]
     return ", ".join([key for key in keys if key != "save_dir"][:_SHOWN]) or "in detail"

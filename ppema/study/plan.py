@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Callable, Iterator, Mapping, Sequence
 
 from .. import builder
+from ..builder.changes import default_values
 from ..builder.parallel_averaging import parts_of
 from ..builder.parts import run_length
 from ..builder.run_data import make_train_reader
@@ -168,8 +169,12 @@ def count_steps(plan: Plan) -> dict[str, int]:
 
 
 def fingerprint(values: Mapping[str, Any]) -> str:
-    """Return the sha256 of a config's values, but for the folder that its runs go to."""
-    kept = {name: value for name, value in values.items() if name != "save_dir"}
+    """Return the sha256 of a config's values, but for its folder and what is at its default.
+
+    So a key that comes with a later version leaves it as it was.
+    """
+    known = {**default_values(), "save_dir": values.get("save_dir")}
+    kept = {name: v for name, v in values.items() if name not in known or v != known[name]}
     return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()
 
 

@@ -11,6 +11,7 @@ from ppema import builder
 from ppema.builder import run_folder
 from ppema.errors import ConfigError
 from ppema.study import count_steps, make_plan, read_study
+from ppema.study.plan import fingerprint
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 SWAP = f"""\
@@ -99,6 +100,14 @@ def test_a_fingerprint_is_of_all_but_the_folder(plan):
     fingerprints = {run.fingerprint for run in here.runs}
     assert len(fingerprints) == 8
     assert not fingerprints & {run.fingerprint for run in other.runs}
+
+
+def test_a_fingerprint_does_not_change_with_a_key_that_is_left_at_its_default(plan):
+    values = plan(STUDY).runs[0].config.values()
+    assert (values["eval_iter"], values["max_loss"]) == (0, None)
+    before = {name: v for name, v in values.items() if name not in ("eval_iter", "max_loss")}
+    assert fingerprint(before) == fingerprint(values)
+    assert fingerprint({**values, "eval_iter": 1}) != fingerprint(values)
 
 
 def test_steps_are_those_of_each_variant(plan):
