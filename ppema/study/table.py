@@ -34,12 +34,18 @@ def rows_of(plan: Plan, variants: Sequence[Mapping[str, Any]]) -> list[list[str]
     return rows
 
 
-def columns_of(plan: Plan) -> dict[str, Column]:
+def columns_of(plan: Plan, reference: Optional[str] = None) -> dict[str, Column]:
     """Return all columns that a table of the study may have, by name.
 
     `difference`, `p`, and its parts `lead` and `interval`, are of the study's metric.
+
+    Args:
+        plan: of the study.
+        reference: what differences are to, where it is not what the study says.
     """
-    reference = ", ".join([*plan.study.reference.labels.values(), plan.study.reference.weights])
+    if reference is None:
+        own = plan.study.reference
+        reference = ", ".join([*own.labels.values(), own.weights])
     columns = {
         "n": Column("n", lambda summary: str(summary["test"]["top1"]["n"])),
         "validation": Column("validation top1, %", _level_of("validation", "top1")),
@@ -47,8 +53,8 @@ def columns_of(plan: Plan) -> dict[str, Column]:
     for metric in FIGURES:
         columns[metric] = Column(_header(metric), _level_of("test", metric))
         columns.update(_of_difference(metric, f"{metric}_", reference, _paired(metric)))
-    own = plan.study.metric
-    columns.update(_of_difference(own, "", reference, _paired(own)))
+    metric = plan.study.metric
+    columns.update(_of_difference(metric, "", reference, _paired(metric)))
     columns["churn"] = Column(_header("churn"), lambda s: _churn(s["churn"]))
     for level in plan.study.reach:
         for unit in _DECIMALS:

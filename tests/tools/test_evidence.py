@@ -187,6 +187,29 @@ def test_a_table_has_all_that_is_not_narrowed_down_and_columns_in_the_order_aske
     ]
 
 
+@pytest.mark.parametrize(
+    ("reference", "above", "cells"),
+    [
+        # What each run selects is ema.
+        ("swa", "swa", ["-3.00", "+2.00", "-", "+2.00"]),
+        ("noise_none/raw", "noise none, raw", ["-10.00", "-5.00", "-7.00", "-5.00"]),
+    ],
+)
+def test_a_table_has_differences_to_other_weights_if_it_asks(kept, reference, above, cells):
+    mark = f"<!-- table some | variants: noise_40 | reference: {reference} | columns: lead -->\n"
+    text = rendered(Path("p.md"), f"{mark}{END}", kept)
+    header, _, *rows = [line.strip("| ").split(" | ") for line in text.splitlines()[1:-1]]
+    assert header == ["weights", f"top1 - {above}, %"]
+    assert [row[1] for row in rows] == cells
+
+
+def test_a_difference_to_the_studys_own_reference_is_the_one_that_is_kept(kept):
+    columns = "columns: top1_difference, loss_difference, ece_difference, p"
+    marks = [f"<!-- table some |{more} {columns} -->\n" for more in ("", " reference: raw |")]
+    own, anew = (rendered(Path("p.md"), f"{mark}{END}", kept).partition("\n")[2] for mark in marks)
+    assert own == anew
+
+
 def test_the_page_about_studies_names_each_column(kept):
     page = (REPOSITORY / "docs/studies.md").read_text(encoding="utf-8")
     part = page.partition("| column |")[2].partition("\n## ")[0]
@@ -205,6 +228,14 @@ def test_the_page_about_studies_names_each_column(kept):
     [
         ("sume | columns: p", "there is no study 'sume'; did you mean 'some'?"),
         ("some | columns: top", "there is no column of some named 'top'; did you mean 'top1'?"),
+        (
+            "some | reference: row | columns: p",
+            "there is no set of weights of some named 'row'; did you mean 'raw'?",
+        ),
+        (
+            "some | reference: a/raw | columns: p",
+            "there is no variant of some named 'a'; known are noise_none, noise_40",
+        ),
         (
             "some | weights: rav | columns: p",
             "there is no weight of some named 'rav'; did you mean 'raw'?",

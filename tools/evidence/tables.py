@@ -3,7 +3,9 @@
 <!-- table STUDY | variants: a, b | weights: raw, ema | columns: top1, difference, p -->
 <!-- end of table -->
 
-Without `variants` or `weights` all are shown. Marks may go over several lines.
+Without `variants` or `weights` all are shown. Marks may go over several lines. `reference: swa`
+has differences to these weights of the same variant, in place of the study's reference;
+`reference: VARIANT/swa` to those of a variant.
 """
 
 from __future__ import annotations
@@ -11,12 +13,13 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Mapping, Sequence
+from typing import Any, Mapping, Sequence
 
 from ppema.config.convert import suggest
 from ppema.errors import CheckpointError, ConfigError
 from ppema.study.table import as_markdown, columns_of, marked
 
+from .pairs import with_reference
 from .results import Result, Results, require_known
 
 PAGES = tuple(
@@ -26,7 +29,7 @@ END = "<!-- end of table -->"
 # The mark, with its line's end, and what stands below it up to the end.
 TABLE = re.compile(rf"(<!-- table\b(.*?)-->\n)(.*?)({re.escape(END)})", re.S)
 _START = re.compile(r"<!-- table\b")
-_KEYS = ("variants", "weights", "columns")
+_KEYS = ("variants", "weights", "reference", "columns")
 
 
 @dataclass(frozen=True)
@@ -106,11 +109,14 @@ def rows(mark: Mark, result: Result) -> list[list[str]]:
     Raises:
         ConfigError: there is no such variant, weights or column.
     """
-    plan, summaries = result.plan, {found["variant"]: found for found in result.variants}
+    plan, found_of_all, reference = result.plan, result.variants, None
+    if "reference" in mark.choices:
+        found_of_all, reference = _compared_anew(mark, result)
+    summaries = {found["variant"]: found for found in found_of_all}
     variants = mark.chosen("variants", list(summaries))
     known = [name for variant in variants for name in summaries[variant]["weights"]]
     weights = mark.chosen("weights", list(dict.fromkeys(known)))
-    columns = columns_of(plan)
+    columns = columns_of(plan, reference)
     names = mark.chosen("columns", list(columns))
     titles = {variant.name: variant.title for variant in plan.variants}
     has_variants = len(summaries) > 1 and len(variants) > 1
@@ -124,6 +130,22 @@ def rows(mark: Mark, result: Result) -> list[list[str]]:
                 title = [titles[variant]] if has_variants else []
                 table.append([*title, marked(name, found["chosen"]), *cells])
     return table
+
+
+def _compared_anew(mark: Mark, result: Result) -> tuple[Sequence[Mapping[str, Any]], str]:
+    """Return the variants with differences to what the mark names, and its name for readers."""
+    variant, _, name = mark.choices["reference"][0].rpartition("/")
+    known = {found["variant"]: found for found in result.variants}
+    if variant:
+        require_known(variant, list(known), f"variant of {mark.study} named", mark.error)
+    for found in [known[variant]] if variant else known.values():
+        require_known(
+            name, list(found["weights"]), f"set of weights of {mark.study} named", mark.error
+        )
+    titles = {each.name: each.title for each in result.plan.variants}
+    return with_reference(result, name, variant or None), (
+        f"{titles[variant]}, {name}" if variant else name
+    )
 
 
 def _where(page: Path, text: str, position: int) -> str:
