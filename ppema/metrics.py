@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import itertools
-import math
 from dataclasses import asdict, dataclass
-from typing import Any, Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -78,18 +76,6 @@ def churn(first: npt.NDArray[np.int64], second: npt.NDArray[np.int64]) -> float:
             f"{list(second.shape)}"
         )
     return int((first != second).sum()) / len(first)
-
-
-def mean_churn(predictions: Sequence[npt.NDArray[np.int64]]) -> float:
-    """Return the mean of `churn` over all pairs of several models, such as those of several seeds.
-
-    Raises:
-        ValueError: there are fewer than two, or they are not of the same images.
-    """
-    pairs = [churn(*pair) for pair in itertools.combinations(predictions, 2)]
-    if not pairs:
-        raise ValueError(f"churn is between two models or more, got {len(predictions)}")
-    return math.fsum(pairs) / len(pairs)
 
 
 def _percent(share: float) -> str:

@@ -14,7 +14,7 @@ from ppema.data import Batch
 from ppema.engine.evaluate import evaluate
 from ppema.engine.predictions import Predictions
 from ppema.errors import NonFiniteError
-from ppema.metrics import churn, mean_churn
+from ppema.metrics import churn
 
 
 def slow_ece(confidence, is_right):
@@ -138,13 +138,8 @@ def test_churn_is_the_share_of_images_in_other_classes():
     first, second = np.array([0, 1, 2, 3]), np.array([0, 2, 2, 0])
     assert churn(first, second) == churn(second, first) == 0.5
     assert churn(first, first) == 0
-    assert mean_churn([first, second]) == 0.5
-    # Of the pairs 0-1, 0-2 and 1-2.
-    assert mean_churn([first, second, np.array([0, 1, 2, 0])]) == (0.5 + 0.25 + 0.25) / 3
 
 
 def test_churn_is_between_models_on_the_same_images():
     with pytest.raises(ValueError, match=r"got \[4\] and \[1\]"):
         churn(np.zeros(4, int), np.zeros(1, int))
-    with pytest.raises(ValueError, match="got 1"):
-        mean_churn([np.zeros(4, int)])

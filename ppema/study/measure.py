@@ -107,8 +107,7 @@ def _choose(study: Study, folder: Path, final: Checkpoint) -> dict[str, Mapping[
     ends: dict[tuple[str, int], Mapping[str, Any]] = {}
     for record in read_records(folder / METRICS):
         # Test data have no say, though a run may have been evaluated on them before.
-        is_validation = record["split"] == "eval" and record.get("on") != "test"
-        if is_validation and record["step"] <= final.step:
+        if record["split"] == "eval" and record.get("on") != "test":
             # Of an epoch the last, at its end.
             ends[record["average"], record["epoch"]] = record
     chosen: dict[str, Mapping[str, Any]] = {}
