@@ -97,7 +97,7 @@ def _draw_bands(axes: Any, bands: Sequence[Band], level: float, colors: Mapping[
 def _mark_steps(axes: Any, bands: Sequence[Band], level: float, colors: Mapping[str, str]) -> None:
     """Mark on the level, and on the axis below, when each was there."""
     bottom, end = axes.get_ylim()[0], axes.get_xlim()[1]
-    for band in bands:
+    for row, band in enumerate(bands):
         if band.reached is None:
             continue
         color = colors[band.name]
@@ -110,7 +110,8 @@ def _mark_steps(axes: Any, bands: Sequence[Band], level: float, colors: Mapping[
         axes.annotate(
             band.note,
             xy=(band.reached, bottom),
-            xytext=(-4 if is_late else 4, 5),
+            # One above the other: steps may lie close together.
+            xytext=(-4 if is_late else 4, 5 + 14 * row),
             ha="right" if is_late else "left",
             textcoords="offset points",
             color=color,

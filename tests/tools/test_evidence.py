@@ -345,7 +345,7 @@ def test_it_runs_in_the_repository_only(refuse):
 
 
 GAIN = ("some", "noise_40", "ema", "noise")
-HEADLINE = Headline("some", ("raw", "ema"), ("left", "right"), (GAIN,))
+HEADLINE = Headline("some", ("raw", "ema"), 0.985, ("left", "right"), (GAIN,))
 
 
 @pytest.mark.parametrize(

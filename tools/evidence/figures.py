@@ -53,12 +53,13 @@ def draw(figure: Union[Figure, Headline], results: Results) -> None:
 def _draw_headline(figure: Headline, results: Results, facts: dict[str, str]) -> None:
     result = results.read(figure.study)
     _require_weights_of(result, result.plan.variants[0], figure.weights)
-    summaries, level = result.variants[0]["weights"], max(_reach(result))
-    bands = [_band(name, summaries[name], level) for name in figure.weights]
+    _require(result, level_name(figure.level), [*map(level_name, _reach(result))], "reach")
+    summaries = result.variants[0]["weights"]
+    bands = [_band(name, summaries[name], figure.level) for name in figure.weights]
     gains = [_gain(results.read(study), *rest) for study, *rest in figure.gains]
     left, right = figure.titles
     left += f", mean ± std of {result.variants[0]['n']} seeds"
-    plot_headline(bands, level, gains, (left, right), figure.path, facts)
+    plot_headline(bands, figure.level, gains, (left, right), figure.path, facts)
 
 
 def _band(name: str, summary: Mapping[str, Any], level: float) -> Band:
