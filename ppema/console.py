@@ -17,6 +17,7 @@ from typing import Any, Callable, Optional, Sequence
 from . import progress
 from .errors import ConfigError, PpemaError
 from .launch import is_launched, launched_rank, num_launched
+from .stop_signals import expect_several, handler_of_more
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _TRACEBACK = "PPEMA_TRACEBACK"
@@ -240,9 +241,8 @@ def _handle_signals() -> None:
 
 def _reset_signals() -> None:
     # Paddle's launcher sends SIGTERM three times within a second, and SIGKILL in the end.
-    handler = signal.SIG_IGN if is_launched() else signal.SIG_DFL
     for number in _SIGNALS:
-        signal.signal(number, handler)
+        signal.signal(number, handler_of_more(is_launched()))
 
 
 def _follow_parent() -> None:
@@ -253,6 +253,7 @@ def _follow_parent() -> None:
     parent = os.environ.pop(PARENT, "")
     if not parent or sys.platform != "linux":
         return
+    expect_several()
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
     if str(os.getppid()) != parent:
         # It was gone before.

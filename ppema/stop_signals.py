@@ -17,6 +17,8 @@ Agree = Callable[[int], int]
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 # Those that are listened to, as a process has one handler for each signal.
 _current: Optional[StopSignals] = None
+# Whether signals after the first mean no more than it.
+_expects_several = False
 
 
 class StopRequest(KeyboardInterrupt):
@@ -90,11 +92,26 @@ class StopSignals:
     def _note(self, number: int, frame: Optional[FrameType]) -> None:
         # By the system itself, which asks no Python code that may hang.
         for each in _SIGNALS:
-            signal.signal(each, signal.SIG_IGN if self._is_launched else signal.SIG_DFL)
+            signal.signal(each, handler_of_more(self._is_launched))
         self.received = signal.Signals(number)
         # Not in a worker that was forked just now.
         if self._is_waiting and os.getpid() == self._process:
             raise StopRequest
+
+
+def expect_several() -> None:
+    """Ignore signals after the first from now on, as who sends them may send several for one.
+
+    A study passes on the signal that it got, and its end, which a second one brings about at once,
+    sends another.
+    """
+    global _expects_several
+    _expects_several = True
+
+
+def handler_of_more(is_launched: bool) -> signal.Handlers:
+    """Return what is done about signals after the first."""
+    return signal.SIG_IGN if is_launched or _expects_several else signal.SIG_DFL
 
 
 def leave_if_asked() -> None:

@@ -186,3 +186,46 @@ def test_a_tool_is_stopped_by_the_end_of_the_process_it_is_to_follow(named):
         assert parent.stderr.readline() == "interrupted by SIGTERM\n"
         parent.kill()
     parent.communicate(timeout=30)
+
+
+SAVE_WHEN_STOPPED = """
+import time
+from ppema.console import run_tool
+from ppema.stop_signals import StopSignals
+
+def main(argv):
+    with StopSignals() as signals:
+        print("ready", flush=True)
+        while signals.received is None:
+            time.sleep(0.01)
+        print("noted", flush=True)
+        time.sleep(0.3)
+        print("saved", flush=True)
+    return 7
+
+run_tool(main)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="PPEMA_PARENT is for Linux")
+@pytest.mark.parametrize(
+    ("settings", "said", "code"),
+    [
+        # A study passes a signal on, and its own end sends another.
+        ({"PPEMA_PARENT": str(os.getpid())}, b"saved\n", 7),
+        # Who typed Ctrl-C twice means it.
+        ({}, b"", -signal.SIGTERM),
+    ],
+)
+def test_a_second_signal_ends_what_is_saved_unless_a_study_sent_it(settings, said, code):
+    process = subprocess.Popen(
+        [sys.executable, "-c", SAVE_WHEN_STOPPED],
+        stdout=subprocess.PIPE,
+        env={**os.environ, **settings},
+    )
+    assert process.stdout.readline() == b"ready\n"
+    process.send_signal(signal.SIGINT)
+    assert process.stdout.readline() == b"noted\n"
+    process.send_signal(signal.SIGTERM)
+    assert process.communicate()[0] == said
+    assert process.returncode == code

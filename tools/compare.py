@@ -84,7 +84,7 @@ def run_study(arguments: argparse.Namespace) -> int:
         _print_plan(plan, study.count_steps(plan))
         return 0
     if arguments.report:
-        _report(plan)
+        _report(plan, "are not done yet")
         return 0
     with open_run_folder(plan.folder):
         workers = arguments.workers or num_cores()
@@ -97,8 +97,7 @@ def run_study(arguments: argparse.Namespace) -> int:
         failures = runner.failures
         if len(failures) == len(plan.runs):
             return study.exit_code(failures)
-        left = f"{len(failures)} of {len(plan.runs)} runs failed and are left out"
-        _report(plan, left if failures else "")
+        _report(plan, "failed")
     return study.exit_code(failures)
 
 
@@ -114,7 +113,7 @@ def _print_plan(plan: Any, steps: Mapping[str, int]) -> None:
         print(run.command)
 
 
-def _report(plan: Any, left: str = "") -> None:
+def _report(plan: Any, why_missing: str) -> None:
     from ppema.run_lock import in_turn
     from ppema.study import Report, as_text
 
@@ -124,7 +123,10 @@ def _report(plan: Any, left: str = "") -> None:
         print(as_text(report.rows))
         say(report.protocol)
         written = report.write()
-    print(f"written: {', '.join(map(str, written))}" + (f"; {left}" if left else ""))
+    num_missing, left = len(report.missing), ""
+    if num_missing:
+        left = f"; {num_missing} of {len(plan.runs)} runs {why_missing} and are left out"
+    print(f"written: {', '.join(map(str, written))}{left}")
 
 
 def compare_runs(arguments: argparse.Namespace) -> int:

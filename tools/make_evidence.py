@@ -33,7 +33,10 @@ def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
 
 
 def main(argv: Sequence[str]) -> int:
-    """Take results, write tables and pictures, and return the exit code."""
+    """Take results, write tables and pictures, and return the exit code.
+
+    It is 2 where the prose of a page has a figure that no table beside it has.
+    """
     arguments = parse_arguments(argv)
     # The configs of a study need it, and it takes a second.
     import_paddle()
@@ -49,6 +52,8 @@ def main(argv: Sequence[str]) -> int:
     if arguments.take is not None:
         for path in results.take(arguments.take, arguments.studies):
             print(f"kept: {path}")
+    for name in filter(results.has, results.names):
+        results.read(name).require_sound()
     pages = {page: page.read_text(encoding="utf-8") for page in PAGES if page.is_file()}
     # All are made before the first is written: a mark may be wrong.
     made = {page: rendered(page, text, results) for page, text in pages.items()}
@@ -60,9 +65,10 @@ def main(argv: Sequence[str]) -> int:
         if all(map(results.has, figure.studies)):
             draw(figure, results)
             print(f"drawn: {figure.path}")
-    for line in unfounded(checked(made), results):
+    lines = unfounded(checked(made), results)
+    for line in lines:
         print(line)
-    return 0
+    return 2 if lines else 0
 
 
 if __name__ == "__main__":

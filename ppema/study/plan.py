@@ -194,8 +194,8 @@ def _make_variant(study: Study, labels: Mapping[str, str], options: Sequence[str
     if config.validation is None:
         raise study.error(
             "set",
-            "a study selects on images kept out of the training data; set validation, such as "
-            "validation=0.1",
+            "a study selects on images kept out of the training data; put validation into set, "
+            "such as {validation: 0.1}",
         )
     if config.Swap is not None:
         _refuse_of_swap(study)

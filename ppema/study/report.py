@@ -65,11 +65,16 @@ class Report:
         data = self._results[0].measured["data"]
         return " (on the embedded UCI digits)" if data["kind"] == "digits" else ""
 
+    @property
+    def missing(self) -> list[str]:
+        """Return the runs that are not done, and are in no figure."""
+        done = {(result.run.variant.name, result.run.seed) for result in self._results}
+        runs = self._plan.runs
+        return [run.title for run in runs if (run.variant.name, run.seed) not in done]
+
     def as_dict(self) -> dict[str, Any]:
         """Return all that result.json holds."""
-        plan, study = self._plan, self._plan.study
-        done = {(result.run.variant.name, result.run.seed) for result in self._results}
-        missing = [run.title for run in plan.runs if (run.variant.name, run.seed) not in done]
+        study = self._plan.study
         return {
             "format": _FORMAT,
             "study": study.name,
@@ -77,7 +82,7 @@ class Report:
             "file": study.text,
             "protocol": self.protocol,
             "machines": distinct(result.measured["machine"] for result in self._results),
-            "missing": missing,
+            "missing": self.missing,
             "variants": self._variants,
             "runs": [result.as_dict() for result in self._results],
         }
@@ -124,8 +129,9 @@ class Report:
 
     def _markdown(self) -> str:
         study = self._plan.study
+        missing = f"Left out, not done yet: {'; '.join(self.missing)}.\n\n" if self.missing else ""
         return (
-            f"# {study.name}\n\n{self.protocol}.\n\n"
+            f"# {study.name}\n\n{self.protocol}.\n\n{missing}"
             f"Measured{self.note} with `{self._command}`\n\n{as_markdown(self.rows)}\n"
         )
 

@@ -143,7 +143,9 @@ def _check(study: Study) -> None:
         )
     levels = study.reach
     if len(set(levels)) < len(levels) or not all(0 < level <= 1 for level in levels):
-        raise study.error("reach", f"reach must be different top-1s in (0, 1], got {levels}")
+        raise study.error(
+            "reach", f"reach must be different shares in (0, 1], such as 0.985, got {levels}"
+        )
     widths = study.posthoc
     if len(set(widths)) < len(widths) or not all(0 < width < math.inf for width in widths):
         raise study.error("posthoc", f"posthoc must be different widths above 0, got {widths}")

@@ -165,7 +165,7 @@ def test_a_reference_on_one_axis_leaves_the_others_as_they_are(plan):
         (
             "validation=0.1",
             "log_iter=5",
-            "some.yml:2: a study selects on images kept out of the training data; set validation",
+            "some.yml:2: a study selects on images kept out of the training data; put validation",
         ),
         ("40 %:", "CLEAN_:", None),
         ("40 %:", "clean_:", "some.yml:3: axes: two variants would have the folder "),

@@ -85,8 +85,16 @@ def test_a_mapping_of_overrides_is_the_same_as_a_list(read):
         ),
         ("[0, 2]", "[4294967296]", ":7: seeds must be different whole numbers from 0 to 429496729"),
         ("[0, 2]", "5", ":7: seeds must be a list, got 5"),
-        ("0.98", "98", ":10: reach must be different top-1s in (0, 1], got [98.0, 0.9]"),
-        ("0.98", "0.9", ":10: reach must be different top-1s in (0, 1], got [0.9, 0.9]"),
+        (
+            "0.98",
+            "98",
+            ":10: reach must be different shares in (0, 1], such as 0.985, got [98.0, 0.9]",
+        ),
+        (
+            "0.98",
+            "0.9",
+            ":10: reach must be different shares in (0, 1], such as 0.985, got [0.9, 0.9]",
+        ),
         ("[0.05, 0.1]", "[0.1, 0.1]", ":11: posthoc must be different widths above 0, got "),
         ("[0.05, 0.1]", "[0]", ":11: posthoc must be different widths above 0, got [0.0]"),
         ("../base", "base", ":1: base names 'studies/base.yml', and there is no such file"),

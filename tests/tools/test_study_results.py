@@ -319,14 +319,14 @@ def test_bars_are_of_five_seeds_or_more_and_begin_at_the_mean_of_the_reference(p
                 assert (row.low, row.high) == pytest.approx((100 * low, 100 * high))
 
 
-def test_a_report_waits_until_another_is_written_and_reads_what_is_there_then(plan):
+def test_a_report_waits_until_another_is_written_and_reads_what_is_there_then(plan, capsys):
     tool = runpy.run_path(str(REPOSITORY / "tools/compare.py"))
     # Fewer pictures are drawn for it.
     for run in plan.runs[1:3]:
         shutil.rmtree(run.folder)
     result = plan.folder / "result.json"
     with in_turn(plan.folder):
-        thread = threading.Thread(target=tool["_report"], args=(plan,))
+        thread = threading.Thread(target=tool["_report"], args=(plan, "are not done yet"))
         thread.start()
         # Enough for what would not wait to read the runs.
         thread.join(0.5)
@@ -334,6 +334,8 @@ def test_a_report_waits_until_another_is_written_and_reads_what_is_there_then(pl
         assert not result.exists()
     thread.join()
     assert [run["seed"] for run in json.loads(result.read_text())["runs"]] == [1]
+    assert "; 3 of 4 runs are not done yet and are left out" in capsys.readouterr().out
+    assert "Left out, not done yet: " in (plan.folder / "result.md").read_text()
 
 
 @pytest.mark.parametrize(
