@@ -45,7 +45,8 @@ def columns_of(plan: Plan, reference: Optional[str] = None) -> dict[str, Column]
     """
     if reference is None:
         own = plan.study.reference
-        reference = ", ".join([*own.labels.values(), own.weights])
+        labels = (f"{axis} {label}" for axis, label in own.labels.items())
+        reference = ", ".join([*labels, own.weights])
     columns = {
         "n": Column("n", lambda summary: str(summary["test"]["top1"]["n"])),
         "validation": Column("validation top1, %", _level_of("validation", "top1")),

@@ -155,7 +155,8 @@ def test_a_result_is_taken_and_the_table_in_a_page_is_of_it(facts, run_tool):
     page = Path("docs/evidence.md")
     page.write_text(f"before 0.5\n{MARK}old\n{END}after\n")
     result = run_tool("make_evidence", "--take", "output")
-    assert (result.code, result.err) == (0, "")
+    # For the figure in its prose.
+    assert (result.code, result.err) == (2, "")
     assert result.out.splitlines() == [
         "kept: docs/evidence/some.json",
         "written: docs/evidence.md",
@@ -170,7 +171,9 @@ def test_a_result_is_taken_and_the_table_in_a_page_is_of_it(facts, run_tool):
         "| ema * | 85.20 ± 0.16 | +5.00 (+5.00 to +5.00) |\n"
         f"{END}after\n"
     )
-    assert "written" not in run_tool("make_evidence").out
+    page.write_text(page.read_text().replace("0.5", "no"))
+    again = run_tool("make_evidence")
+    assert (again.code, again.out, again.err) == (0, "", "")
 
 
 def test_a_table_has_all_that_is_not_narrowed_down_and_columns_in_the_order_asked(kept):
@@ -309,6 +312,14 @@ def test_a_result_that_is_no_evidence_is_not_taken(facts, refuse, fault, line):
     leave(changed(facts, fault))
     said = refuse(3, "make_evidence", "--take", "output")
     assert said == f"output/some/result.json: {line}"
+
+
+def test_a_kept_result_of_a_study_that_was_changed_since_is_told(kept, refuse):
+    write_study(STUDY.replace("0.25", "0.3"))
+    assert refuse(3, "make_evidence") == (
+        "docs/evidence/some.json: is of another text of configs/studies/some.yml; run the study "
+        "again"
+    )
 
 
 def test_a_result_of_the_stand_in_for_mnist_is_not_taken(facts, refuse):
