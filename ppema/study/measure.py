@@ -82,6 +82,11 @@ def read_measured(study: Study, folder: Path) -> Optional[dict[str, Any]]:
     return facts if is_same else None
 
 
+def records_of(folder: Path) -> list[dict[str, Any]]:
+    """Return the records of a run, but what it was evaluated on test data, which have no say."""
+    return [r for r in read_records(folder / METRICS) if r.get("on") != "test"]
+
+
 def final_checkpoint(folder: Path) -> Optional[Checkpoint]:
     """Return the checkpoint that a run ended with, None where it did not end."""
     try:
@@ -105,9 +110,8 @@ def _asked(study: Study, final: Checkpoint) -> dict[str, Any]:
 def _choose(study: Study, folder: Path, final: Checkpoint) -> dict[str, Mapping[str, Any]]:
     """Return the record of the evaluation, on validation, that each set of weights stands by."""
     ends: dict[tuple[str, int], Mapping[str, Any]] = {}
-    for record in read_records(folder / METRICS):
-        # Test data have no say, though a run may have been evaluated on them before.
-        if record["split"] == "eval" and record.get("on") != "test":
+    for record in records_of(folder):
+        if record["split"] == "eval":
             # Of an epoch the last, at its end.
             ends[record["average"], record["epoch"]] = record
     chosen: dict[str, Mapping[str, Any]] = {}

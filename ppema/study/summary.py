@@ -13,12 +13,11 @@ import numpy as np
 from ..builder import run_folder
 from ..calibration import Reliability
 from ..config import Config
-from ..engine.record import METRICS, read_records
 from ..errors import CheckpointError
 from ..metrics import churn
 from .curves import mean_curves
 from .done import is_trained
-from .measure import final_checkpoint, rank, read_measured
+from .measure import final_checkpoint, rank, read_measured, records_of
 from .plan import Plan, PlannedRun, Variant
 from .reached import first_reaching, images_until, seconds_by_step, seconds_to
 from .schema import SELECTED, Study
@@ -79,7 +78,7 @@ def read_result(study: Study, run: PlannedRun) -> Optional[RunResult]:
     measured = read_measured(study, run.folder) if is_trained(run) else None
     if measured is None:
         return None
-    records = list(read_records(run.folder / METRICS))
+    records = records_of(run.folder)
     # A study of accuracies to reach has no runs of several parts.
     seconds, *others = (_seconds_of(part) for part in run.parts)
     weights = {name: dict(found) for name, found in measured["weights"].items()}
@@ -121,7 +120,7 @@ def _seconds_of(part: Config) -> dict[int, float]:
         # It stands at the end of an epoch.
         images_per_epoch=final.manifest["samples"],
     )
-    return seconds_by_step(list(read_records(folder / METRICS)), images_at)
+    return seconds_by_step(records_of(folder), images_at)
 
 
 def read_results(plan: Plan) -> list[RunResult]:
@@ -228,7 +227,7 @@ def _summary(
     }
     if not is_itself:
         summary["difference"] = {
-            key: _difference([own[s]["test"][key] - reference[s]["test"][key] for s in seeds])
+            key: paired_difference([own[s]["test"][key] - reference[s]["test"][key] for s in seeds])
             for key in FIGURES
         }
     summary["churn"] = _churn([found["classes"] for found in own.values()])
@@ -262,7 +261,7 @@ def _reached(
         pairs = [v - other[seed] for seed, v in values.items() if other.get(seed) is not None]
         found["n"] = len(values)
         found[unit] = _level(list(values.values()))
-        found[f"{unit}_difference"] = _difference(pairs)
+        found[f"{unit}_difference"] = paired_difference(pairs)
     return found
 
 
@@ -283,6 +282,6 @@ def _level(values: Sequence[float]) -> Optional[dict[str, Any]]:
     return {"n": found.n, "mean": found.mean, "std": found.std}
 
 
-def _difference(values: Sequence[float]) -> Optional[dict[str, Any]]:
+def paired_difference(values: Sequence[float]) -> Optional[dict[str, Any]]:
     """Return a difference over the pairs, with its interval and its test."""
     return summarise(values).as_dict() if values else None

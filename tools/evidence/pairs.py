@@ -5,13 +5,14 @@ from __future__ import annotations
 from typing import Any, Mapping, Optional
 
 from ppema.study.schema import SELECTED
-from ppema.study.statistics import summarise
-from ppema.study.summary import FIGURES
+from ppema.study.summary import FIGURES, paired_difference
 
 from .results import Result
 
 # By seed, and by metric.
 _Figures = dict[int, Mapping[str, float]]
+# Of what is said of some weights: all that no reference plays a part in.
+_KEPT = ("validation", "test", "churn")
 
 
 def with_reference(result: Result, name: str, variant: Optional[str]) -> list[dict[str, Any]]:
@@ -42,10 +43,6 @@ def _compared(
     return {**found, "weights": weights}
 
 
-# Of what is said of some weights: all that no reference plays a part in.
-_KEPT = ("validation", "test", "churn")
-
-
 def _test_figures(result: Result, variant: str, name: str) -> _Figures:
     runs = [run for run in result.facts["runs"] if run["variant"] == variant]
     names = {run["seed"]: run["selected"] if name == SELECTED else name for run in runs}
@@ -58,4 +55,4 @@ def _test_figures(result: Result, variant: str, name: str) -> _Figures:
 
 def _difference(own: _Figures, others: _Figures, metric: str) -> Optional[dict[str, Any]]:
     pairs = [own[seed][metric] - others[seed][metric] for seed in own if seed in others]
-    return summarise(pairs).as_dict() if pairs else None
+    return paired_difference(pairs)
