@@ -31,7 +31,7 @@ ALLOWED = {
     "metrics": {"calibration"},
     "plots": {"calibration", "checkpoint", "errors"},
     "progress": set(),
-    "console": {"errors", "launch", "progress"},
+    "console": {"errors", "launch", "progress", "stop_signals"},
     "run_lock": {"errors"},
     "launch": set(),
     "nearby": set(),
