@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import textwrap
 from pathlib import Path
-from typing import Any
+from typing import Any, Mapping, Optional
 
 import numpy as np
 
@@ -15,7 +15,9 @@ _WIDTH = 100 / NUM_BINS
 _TITLE_LETTERS = 64
 
 
-def plot_reliability(reliability: Reliability, title: str, path: Path) -> None:
+def plot_reliability(
+    reliability: Reliability, title: str, path: Path, facts: Optional[Mapping[str, str]] = None
+) -> None:
     """Draw accuracy over confidence, bin by bin, and below how many answers are in each.
 
     The gap is between a bin's accuracy and its mean confidence; weighted by the answers, the gaps
@@ -25,6 +27,7 @@ def plot_reliability(reliability: Reliability, title: str, path: Path) -> None:
         reliability: of at least one answer.
         title: above the picture.
         path: of the PNG.
+        facts: what the file is to say of itself.
 
     Raises:
         StorageError: the disk refused.
@@ -47,7 +50,7 @@ def plot_reliability(reliability: Reliability, title: str, path: Path) -> None:
     lower.set(xlabel="confidence, %", ylabel="answers")
     said = f"ECE {100 * reliability.ece:.2f} % ({NUM_BINS} bins)"
     upper.set_title(f"{textwrap.fill(title, _TITLE_LETTERS)}\n{said}", fontsize=11)
-    save(figure, path, [title])
+    save(figure, path, [title], facts)
 
 
 def _draw_bars(axes: Any, lefts: Any, accuracy: Any, confidence: Any) -> None:

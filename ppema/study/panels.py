@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import Any, Mapping, Optional, Sequence
 
+import numpy as np
+
+from ..calibration import Reliability
 from ..plots import CurvePanel, MeanPanel, MeanRow
 from .plan import Plan, Variant
 from .table import LEAST_SEEDS, difference_cell, number
@@ -18,6 +21,12 @@ Summaries = Sequence[Mapping[str, Any]]
 def summary_of(summaries: Summaries, variant: Variant) -> Mapping[str, Any]:
     """Return what is said of a variant."""
     return next(found for found in summaries if found["variant"] == variant.name)
+
+
+def reliability_of(summary: Mapping[str, Any]) -> Reliability:
+    """Return the answers of some weights on the test data, of all seeds together."""
+    counts: Mapping[str, Sequence[int]] = summary["reliability"]
+    return Reliability(**{key: np.array(each, np.int64) for key, each in counts.items()})
 
 
 def mean_panel(

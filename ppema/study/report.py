@@ -10,10 +10,17 @@ from typing import Any, Iterable, Sequence
 from ..checkpoint.files import replace_file
 from ..errors import CheckpointError
 from ..plots import plot_mean_curves, plot_means, plot_reliability
-from .panels import INTERVALS, UNITS, curve_panel, mean_panel, summary_of
+from .panels import (
+    INTERVALS,
+    UNITS,
+    curve_panel,
+    mean_panel,
+    reliability_of,
+    summary_of,
+)
 from .plan import Plan, Variant
 from .schema import SELECTED
-from .summary import read_results, reliability_of, summarise_variants
+from .summary import read_results, summarise_variants
 from .table import as_markdown, rows_of
 
 RESULT = "result.json"
@@ -119,12 +126,12 @@ class Report:
     def _draw_reliability(self, variant: Variant, title: str) -> list[Path]:
         """Draw how right the reference's and the chosen weights are where they are sure."""
         drawn = []
-        own = [result for result in self._results if result.run.variant is variant]
-        names = (self._plan.study.reference.weights, summary_of(self._variants, variant)["chosen"])
-        for name in dict.fromkeys(name for name in names if name in own[0].weights):
+        found = summary_of(self._variants, variant)
+        names = (self._plan.study.reference.weights, found["chosen"])
+        for name in dict.fromkeys(name for name in names if name in found["weights"]):
             drawn.append(self._plan.folder / "reliability" / f"{variant.name}-{name}.png")
             text = f"{title}: {variant.title}, {name}, all seeds"
-            plot_reliability(reliability_of(own, name), text, drawn[-1])
+            plot_reliability(reliability_of(found["weights"][name]), text, drawn[-1])
         return drawn
 
     def _markdown(self) -> str:

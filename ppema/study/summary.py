@@ -11,7 +11,6 @@ from typing import Any, Mapping, Optional, Sequence
 import numpy as np
 
 from ..builder import run_folder
-from ..calibration import Reliability
 from ..config import Config
 from ..errors import CheckpointError
 from ..metrics import churn
@@ -170,16 +169,6 @@ def summarise_variants(plan: Plan, results: Sequence[RunResult]) -> list[dict[st
     ]
 
 
-def reliability_of(results: Sequence[RunResult], name: str) -> Reliability:
-    """Return the answers of some weights on the test data, of all seeds together."""
-    counts = [result.weights[name]["reliability"] for result in results]
-    parts = [Reliability(**{k: np.array(v, np.int64) for k, v in c.items()}) for c in counts]
-    total = parts[0]
-    for part in parts[1:]:
-        total = total + part
-    return total
-
-
 def _chosen(study: Study, results: Sequence[RunResult]) -> Optional[str]:
     """Return the weights that validate best in the mean of all seeds."""
     if not results:
@@ -231,6 +220,7 @@ def _summary(
             for key in FIGURES
         }
     summary["churn"] = _churn([found["classes"] for found in own.values()])
+    summary["reliability"] = _reliability([found["reliability"] for found in own.values()])
     if name != SELECTED and all("reached" in found for found in own.values()):
         summary["reached"] = {
             level_name(level): _reached(level, own, {} if is_itself else reference)
@@ -272,6 +262,11 @@ def _churn(classes: Sequence[Sequence[int]]) -> Optional[dict[str, float]]:
     if not pairs:
         return None
     return {"mean": sum(pairs) / len(pairs), "least": min(pairs), "largest": max(pairs)}
+
+
+def _reliability(counts: Sequence[Mapping[str, Sequence[int]]]) -> dict[str, list[int]]:
+    """Return the answers on the test data by confidence, of all seeds together."""
+    return {key: [sum(each) for each in zip(*(c[key] for c in counts))] for key in counts[0]}
 
 
 def _level(values: Sequence[float]) -> Optional[dict[str, Any]]:

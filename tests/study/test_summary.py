@@ -8,11 +8,12 @@ from types import SimpleNamespace
 import pytest
 
 from ppema.study.curves import mean_curves
+from ppema.study.panels import reliability_of
 from ppema.study.plan import Plan, PlannedRun, Variant
 from ppema.study.report import render
 from ppema.study.schema import SELECTED, Override, Reference, Study
 from ppema.study.statistics import summarise
-from ppema.study.summary import RunResult, reliability_of, summarise_variants
+from ppema.study.summary import RunResult, summarise_variants
 from ppema.study.table import as_markdown, as_text, rows_of
 
 SEEDS = [0, 1, 2, 3, 4]
@@ -134,8 +135,8 @@ def test_churn_is_the_mean_over_all_pairs_of_seeds():
 
 
 def test_the_reliability_of_all_seeds_is_their_sum():
-    _, results = make_plan_and_results()
-    total = reliability_of(results[:5], "ema")
+    a, _ = summarise_variants(*make_plan_and_results())
+    total = reliability_of(a["weights"]["ema"])
     assert (total.counts.tolist(), total.confidence.tolist()) == ([10, 5], [5, 10])
 
 

@@ -23,7 +23,7 @@ from ppema.study.table import columns_of
 
 sys.path.insert(0, str(REPOSITORY / "tools"))
 
-from evidence.declared import FIGURES, Figure, Headline
+from evidence.declared import FIGURES, Diagram, Figure, Headline
 from evidence.figures import draw, facts_of
 from evidence.numbers import checked, figures_in, sections_of, unfounded
 from evidence.results import KEPT, Results
@@ -100,6 +100,9 @@ def result_of(run):
     for name, top1 in TOP1.items():
         figures = {"top1": top1 - less, "top2": 1.0, "loss": 1 - top1, "ece": 0.01}
         weights[name] = {"validation": figures, "test": figures, "classes": [0, run.seed % 2]}
+        # 15 answers of a confidence of a half, of which ten are right.
+        in_bin = {"counts": 15, "right": 10, "confidence": 15 << 29}
+        weights[name]["reliability"] = {k: [0] * 7 + [v] + [0] * 7 for k, v in in_bin.items()}
         reached = {"steps": 1000 + run.seed, "seconds": 2.5}
         weights[name]["reached"] = {"0.9": reached, "0.985": reached}
         for step in (1000, 2000):
@@ -300,8 +303,8 @@ def changed(facts, fault):
         ("study", "is no result of the study some"),
         (
             "curve",
-            "has no curves; write it anew: python tools/compare.py -c configs/studies/some.yml "
-            "--report",
+            "is of an earlier version; write it anew: python tools/compare.py -c "
+            "configs/studies/some.yml --report",
         ),
         ("run", "lacks noise 40 %, seed 0; run the study again"),
         ("config_sha256", "noise 40 %, seed 0: was trained by another config than is planned now"),
@@ -360,7 +363,13 @@ HEADLINE = Headline("some", ("raw", "ema"), 0.985, ("left", "right"), (GAIN,))
 
 
 @pytest.mark.parametrize(
-    "figure", [Figure("some", "t"), Figure("some", "t", is_curves=True), HEADLINE]
+    "figure",
+    [
+        Figure("some", "t"),
+        Figure("some", "t", is_curves=True),
+        Diagram("some", "noise_40", "ema", "t"),
+        HEADLINE,
+    ],
 )
 def test_a_picture_tells_from_which_results_it_was_drawn(facts, kept, figure):
     draw(figure, kept)

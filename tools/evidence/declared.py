@@ -41,6 +41,33 @@ class Figure:
 
 
 @dataclass(frozen=True)
+class Diagram:
+    """A reliability diagram of some weights of one study.
+
+    Attributes:
+        study: by the name of its file.
+        variant: as it is named in result.json.
+        weights: by name.
+        title: above the picture.
+    """
+
+    study: str
+    variant: str
+    weights: str
+    title: str
+
+    @property
+    def path(self) -> Path:
+        """Return the file of the picture."""
+        return IMAGES / f"evidence_{self.study}_reliability.png"
+
+    @property
+    def studies(self) -> Sequence[str]:
+        """Return the studies that it is drawn from."""
+        return (self.study,)
+
+
+@dataclass(frozen=True)
 class Headline:
     """The picture of the README: curves of one study, gains over the reference of several.
 
@@ -69,7 +96,8 @@ class Headline:
         return tuple(dict.fromkeys([self.study, *(study for study, *_ in self.gains)]))
 
 
-FIGURES: Sequence[Union[Figure, Headline]] = (
+AnyFigure = Union[Figure, Diagram, Headline]
+FIGURES: Sequence[AnyFigure] = (
     Headline(
         "lenet_constant",
         ("raw", "ema"),
@@ -90,6 +118,12 @@ FIGURES: Sequence[Union[Figure, Headline]] = (
         is_curves=True,
     ),
     Figure("label_noise", "LeNet on MNIST, wrong labels in the training data"),
+    Diagram(
+        "label_noise",
+        "noise_40",
+        "ema",
+        "LeNet on MNIST, 40 % wrong labels: ema, all seeds together",
+    ),
     Figure("schedule", "LeNet on MNIST, against a cosine decay without an average"),
     Figure("few_labels", "LeNet on MNIST with few labels"),
     Figure("batch_norm", "LeNet with BatchNorm on MNIST: statistics of the average"),

@@ -2,28 +2,42 @@
 
 from __future__ import annotations
 
-from typing import Any, Mapping, Sequence, Union
+from typing import Any, Mapping, Sequence
 
 from ppema.errors import ConfigError
-from ppema.plots import Band, Gain, plot_headline, plot_mean_curves, plot_means
-from ppema.study.panels import INTERVALS, UNITS, curve_panel, mean_panel, summary_of
+from ppema.plots import (
+    Band,
+    Gain,
+    plot_headline,
+    plot_mean_curves,
+    plot_means,
+    plot_reliability,
+)
+from ppema.study.panels import (
+    INTERVALS,
+    UNITS,
+    curve_panel,
+    mean_panel,
+    reliability_of,
+    summary_of,
+)
 from ppema.study.plan import Variant
 from ppema.study.summary import level_name
 from ppema.study.table import number
 
-from .declared import Figure, Headline
+from .declared import AnyFigure, Diagram, Headline
 from .results import Result, Results, require_known
 
 _DECLARED = "drawn"
 
 
-def facts_of(figure: Union[Figure, Headline], results: Results) -> dict[str, str]:
+def facts_of(figure: AnyFigure, results: Results) -> dict[str, str]:
     """Return what a picture says of itself: what was to be drawn, and the sha256 of its sources."""
     sources = {f"{name}.json": results.read(name).sha256 for name in figure.studies}
     return {_DECLARED: repr(figure), **sources}
 
 
-def draw(figure: Union[Figure, Headline], results: Results) -> None:
+def draw(figure: AnyFigure, results: Results) -> None:
     """Draw a figure into its file.
 
     Raises:
@@ -33,6 +47,9 @@ def draw(figure: Union[Figure, Headline], results: Results) -> None:
     facts = facts_of(figure, results)
     if isinstance(figure, Headline):
         _draw_headline(figure, results, facts)
+        return
+    if isinstance(figure, Diagram):
+        _draw_diagram(figure, results, facts)
         return
     result = results.read(figure.study)
     variants = [_variant(result, name) for name in figure.variants] or list(result.plan.variants)
@@ -48,6 +65,14 @@ def draw(figure: Union[Figure, Headline], results: Results) -> None:
         for variant in variants
     ]
     plot_means(means, figure.title, f"{UNITS[figure.metric]}; {INTERVALS}", figure.path, facts)
+
+
+def _draw_diagram(figure: Diagram, results: Results, facts: dict[str, str]) -> None:
+    result = results.read(figure.study)
+    variant = _variant(result, figure.variant)
+    _require_weights_of(result, variant, [figure.weights])
+    found = summary_of(result.variants, variant)["weights"][figure.weights]
+    plot_reliability(reliability_of(found), figure.title, figure.path, facts)
 
 
 def _draw_headline(figure: Headline, results: Results, facts: dict[str, str]) -> None:

@@ -62,8 +62,8 @@ class Result:
         if fewest < LEAST_SEEDS:
             return f"has {fewest} seeds of a variant; evidence needs {LEAST_SEEDS} or more"
         raw = self.variants[0]["weights"]["raw"]
-        if study.reach and "curve" not in raw:
-            return f"has no curves; write it anew: {self.facts['command']} --report"
+        if "reliability" not in raw or (study.reach and "curve" not in raw):
+            return f"is of an earlier version; write it anew: {self.facts['command']} --report"
         for planned, variant in zip(self.plan.variants, self.variants):
             data = planned.config.EvalDataset.name
             if variant["data"]["kind"] == "digits" and data != "Digits":
