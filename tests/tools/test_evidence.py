@@ -381,8 +381,13 @@ def test_a_picture_tells_from_which_results_it_was_drawn(facts, kept, figure):
     assert now["some.json"] != said["some.json"]
 
 
-def test_a_picture_of_weights_that_there_are_not_is_refused(kept):
-    for figure in (Figure("some", "t", weights=["emma"]), Figure("some", "t", variants=["x"])):
+def test_a_picture_of_what_there_is_not_is_refused(kept):
+    for figure in (
+        Figure("some", "t", weights=["emma"]),
+        Figure("some", "t", variants=["x"]),
+        Diagram("some", "noise_40", "emma", "t"),
+        Headline("some", ("raw",), 0.5, ("left", "right"), (GAIN,)),
+    ):
         with pytest.raises(ConfigError, match=r"^tools/evidence/declared\.py: some: there is no "):
             draw(figure, kept)
 

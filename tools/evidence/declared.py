@@ -10,7 +10,17 @@ IMAGES = Path("docs/images")
 
 
 @dataclass(frozen=True)
-class Figure:
+class _OfOneStudy:
+    study: str
+
+    @property
+    def studies(self) -> Sequence[str]:
+        """Return the studies that it is drawn from."""
+        return (self.study,)
+
+
+@dataclass(frozen=True)
+class Figure(_OfOneStudy):
     """A picture of one study, means at the end or curves.
 
     Attributes:
@@ -22,7 +32,6 @@ class Figure:
         is_curves: whether it is of the curves, which a study with `reach` has.
     """
 
-    study: str
     title: str
     variants: Sequence[str] = ()
     weights: Sequence[str] = ()
@@ -34,14 +43,9 @@ class Figure:
         """Return the file of the picture."""
         return IMAGES / f"evidence_{self.study}{'_steps' if self.is_curves else ''}.png"
 
-    @property
-    def studies(self) -> Sequence[str]:
-        """Return the studies that it is drawn from."""
-        return (self.study,)
-
 
 @dataclass(frozen=True)
-class Diagram:
+class Diagram(_OfOneStudy):
     """A reliability diagram of some weights of one study.
 
     Attributes:
@@ -51,7 +55,6 @@ class Diagram:
         title: above the picture.
     """
 
-    study: str
     variant: str
     weights: str
     title: str
@@ -60,11 +63,6 @@ class Diagram:
     def path(self) -> Path:
         """Return the file of the picture."""
         return IMAGES / f"evidence_{self.study}_reliability.png"
-
-    @property
-    def studies(self) -> Sequence[str]:
-        """Return the studies that it is drawn from."""
-        return (self.study,)
 
 
 @dataclass(frozen=True)
